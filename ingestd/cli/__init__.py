@@ -1,0 +1,1 @@
+"""The commands `ingestd` and `ingestctl`."""

@@ -1,0 +1,21 @@
+"""CRC32C of any buffer without a copy."""
+
+from __future__ import annotations
+
+import google_crc32c
+import numpy as np
+
+__all__ = ["crc32c", "crc32c_extend"]
+
+
+def crc32c(buffer: bytes | memoryview) -> int:
+    """CRC32C (Castagnoli) of a buffer."""
+    return crc32c_extend(0, buffer)
+
+
+def crc32c_extend(crc: int, buffer: bytes | memoryview) -> int:
+    """Continue a CRC32C over one more buffer.
+
+    google_crc32c takes `bytes` and NumPy arrays but refuses a memoryview; an array over the same memory costs nothing.
+    """
+    return int(google_crc32c.extend(crc, np.frombuffer(buffer, np.uint8) if len(buffer) else b""))
