@@ -1,0 +1,167 @@
+"""The composition root: the only module that knows every part. `ingestd run` ends here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+import structlog
+
+from ingestd import __version__, catalog, logs
+from ingestd.config import Settings
+from ingestd.roles import child
+from ingestd.roles.signals import signal_queue
+from ingestd.roles.status import Phase, Slot, StatusBlock, StatusLayout
+from ingestd.roles.supervisor import RoleSpec, Supervisor
+from ingestd.roles.systemd import notify
+from ingestd.spool import SpoolLayout, SpoolLock
+
+__all__ = ["run"]
+
+log = structlog.get_logger(__name__)
+
+#: Stop times [s]; with the receiver first, then the uploaders, then the responder, they add up to less than 10.
+_STOP_RECEIVER_S = 3.0
+_STOP_UPLOADERS_S = 4.5
+_STOP_RESPONDER_S = 1.5
+
+#: Deaths by these signals are the process's own doing; SIGKILL and SIGTERM come from outside.
+_CRASH_SIGNALS = frozenset({-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGILL, -signal.SIGFPE})
+
+
+def run(settings: Settings) -> int:
+    """Run the daemon until it is told to stop.
+
+    Parameters
+    ----------
+    settings
+        Validated.
+
+    Returns
+    -------
+    int
+        Exit code.
+
+    Raises
+    ------
+    SpoolLocked
+        Another daemon uses this state directory.
+    SpoolBroken
+        The state directory cannot be made or put in order.
+    """
+    logs.configure("supervisor", settings.log.level, settings.log.format)
+    layout = SpoolLayout(settings.state_directory)
+    layout.make()
+    with SpoolLock(layout):
+        _recover(layout)
+        _prepare_catalog(settings)
+        log.info(
+            "starting",
+            version=__version__,
+            state_directory=os.path.abspath(settings.state_directory),
+            ingest=settings.ingest.endpoint,
+            query=settings.query.endpoint,
+            http=settings.http.endpoint,
+            storage=settings.storage.kind,
+            storage_origin=settings.storage_origin,
+        )
+        return _supervise(settings, layout)
+
+
+def _recover(layout: SpoolLayout) -> None:
+    report = layout.recover()
+    log.info("spool_recovered", discarded=report.discarded, returned=report.returned)
+    for name in report.foreign:
+        log.warning("spool_foreign_file", path=name)
+
+
+def catalog_path(settings: Settings) -> str:
+    """Path of the catalog."""
+    return os.path.join(os.path.abspath(settings.state_directory), "catalog.sqlite3")
+
+
+def _prepare_catalog(settings: Settings) -> None:
+    """Have a usable catalog with a new boot; a broken one is set aside and filled again by the auditor."""
+    path = catalog_path(settings)
+    if catalog.create(path):
+        log.info("catalog_created", path=path)
+    with catalog.Catalog.open(path) as opened:
+        catalog.new_boot(opened)
+
+
+def _supervise(settings: Settings, layout: SpoolLayout) -> int:
+    uploaders = tuple(f"uploader-{i}" for i in range(settings.uploader.count))
+    names = ("receiver", *uploaders, "responder")
+    nodes = tuple(node.name for node in settings.nodes)
+    status = StatusBlock.create(StatusLayout(names, nodes))
+    bells = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in uploaders]
+    fds = {
+        "receiver": tuple(sender.fileno() for sender, _ in bells),
+        **{name: (bell.fileno(),) for name, (_, bell) in zip(uploaders, bells, strict=True)},
+    }
+    settings_text = settings.to_bytes().decode()
+
+    def spec(name: str) -> RoleSpec:
+        parcel = child.Parcel(settings_text, names, nodes, status.fd, fds.get(name, ()))
+        is_uploader = name in uploaders
+        return RoleSpec(
+            name,
+            spawn=lambda stop_fd: child.spawn(name, parcel, stop_fd),
+            ready=lambda pid: _ready(status, name, pid),
+            watch=status.watch[name],
+            on_death=_claims_returner(layout, status, name) if is_uploader else lambda _pid, _code: None,
+            stop_order=0 if name == "receiver" else 1 if is_uploader else 2,
+            stop_timeout_s=_stop_timeout_s(name, is_uploader=is_uploader),
+        )
+
+    with signal_queue([signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD]) as signals:
+        supervisor = Supervisor(
+            [spec(name) for name in names],
+            signals,
+            on_ready=lambda: _announce(settings),
+            on_stopping=lambda: _say_stopping(),
+        )
+        code = supervisor.run()
+    log.info("stopped", code=code)
+    return code
+
+
+def _stop_timeout_s(name: str, *, is_uploader: bool) -> float:
+    if is_uploader:
+        return _STOP_UPLOADERS_S
+    return _STOP_RECEIVER_S if name == "receiver" else _STOP_RESPONDER_S
+
+
+def _ready(status: StatusBlock, name: str, pid: int) -> bool:
+    row = status.roles[name]
+    return row.get(Slot.PID) == pid and row.get(Slot.PHASE) != Phase.STARTING
+
+
+def _announce(settings: Settings) -> None:
+    notify("READY=1", f"STATUS=accepting on {settings.ingest.endpoint}")
+    log.info("ready", ingest=settings.ingest.endpoint, query=settings.query.endpoint)
+
+
+def _say_stopping() -> None:
+    notify("STOPPING=1")
+
+
+def _claims_returner(layout: SpoolLayout, status: StatusBlock, name: str) -> Callable[[int, int], None]:
+    row = status.roles[name]
+
+    def give_back(_pid: int, code: int) -> None:
+        # A SIGKILL that struck while the uploader waited for the store says nothing about the entry.
+        counts = code in _CRASH_SIGNALS or code > 0 or row.get(Slot.PHASE) == Phase.ENCODING
+        returned, poisoned = layout.return_claims(name, counts=counts)
+        row.set(Slot.BUSY_THREADS, 0)
+        if returned:
+            log.warning("claims_returned", uploader=name, count=returned)
+        for entry in poisoned:
+            row.add(Slot.FAILED)
+            log.error("entry_poisoned", entry=entry, uploader=name)
+        row.phase(Phase.STARTING, time.monotonic_ns())
+
+    return give_back

@@ -1,0 +1,161 @@
+"""Which entry an uploader takes next: new arrivals and backlog in turn, suspects alone."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import deque
+
+from ingestd.spool import Claim, Claims
+
+__all__ = ["WorkSource"]
+
+#: `new/` is listed when nothing came in for this long [s] ...
+IDLE_LISTING_S = 0.5
+
+#: ... and otherwise at most this often [s].
+LISTING_INTERVAL_S = 1.0
+
+#: Rung names that wait in memory; what does not fit is found by a listing.
+_ARRIVALS_MAX_COUNT = 10_000
+
+#: Longest name in a doorbell datagram [bytes].
+_BELL_MAX_BYTES = 256
+
+
+class WorkSource:
+    """Hands claims to the threads of one uploader.
+
+    The doorbell is a hint, the directory is the truth: names that were lost, rung twice or taken by others cost an
+    ENOENT each and nothing else.
+
+    Parameters
+    ----------
+    claims
+        Of this uploader.
+    doorbell
+        Receiving end, or None.
+    offset
+        Where in a listing this uploader starts, as a fraction, so that uploaders do not race for the same names.
+    """
+
+    def __init__(self, claims: Claims, doorbell: socket.socket | None, offset: float) -> None:
+        self._claims = claims
+        self._doorbell = doorbell
+        self._offset = offset
+        self._lock = threading.Lock()
+        self._arrivals: deque[str] = deque(maxlen=_ARRIVALS_MAX_COUNT)
+        self._backlog: deque[str] = deque()
+        self._listed_s = -LISTING_INTERVAL_S
+        self._looked_for_suspects_s = -LISTING_INTERVAL_S
+        self._suspects_wait = False
+        self._deferred: dict[str, float] = {}
+        self._backlog_turn = False
+        self._n_claimed = 0
+        self._alone = False
+
+    def take(self, timeout_s: float) -> Claim | None:
+        """Claim the next entry; None where there is none within `timeout_s`."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            with self._lock:
+                claim = self._next(time.monotonic())
+            if claim is not None:
+                return claim
+            rest_s = deadline_s - time.monotonic()
+            if rest_s <= 0:
+                return None
+            self._listen(min(rest_s, IDLE_LISTING_S))
+
+    def done(self) -> None:
+        """The claim that `take` returned is released, failed or given back."""
+        with self._lock:
+            self._n_claimed -= 1
+            self._alone = False
+
+    def defer(self, name: str, delay_s: float) -> None:
+        """Leave this one entry alone for a while: the store refuses it, and others go through."""
+        with self._lock:
+            now_s = time.monotonic()
+            self._deferred = {n: at for n, at in self._deferred.items() if at > now_s}
+            self._deferred[name] = now_s + delay_s
+
+    def _listen(self, timeout_s: float) -> None:
+        if self._doorbell is None:
+            time.sleep(min(timeout_s, 0.05))
+            return
+        # Threads take turns on one socket; whoever gets a datagram shares the name through the deque.
+        self._doorbell.settimeout(max(timeout_s, 0.001))
+        try:
+            name = self._doorbell.recv(_BELL_MAX_BYTES)
+        except (TimeoutError, BlockingIOError):
+            return
+        with self._lock:
+            self._arrivals.append(name.decode("ascii", "replace"))
+
+    def _next(self, now_s: float) -> Claim | None:
+        if self._alone:
+            return None
+        suspect = self._suspect(now_s)
+        if suspect is not None:
+            return self._count(suspect)
+        if self._suspects_wait:
+            # Nothing new is begun until what is under way is done: only then can a suspect be taken alone.
+            return None
+        self._drain_doorbell()
+        if not self._backlog and self._may_list(now_s):
+            self._list(now_s)
+        while self._arrivals or self._backlog:
+            claim = self._claim_one(now_s)
+            if claim is not None:
+                return self._count(claim)
+        return None
+
+    def _claim_one(self, now_s: float) -> Claim | None:
+        self._backlog_turn = not self._backlog_turn
+        first, second = (self._backlog, self._arrivals) if self._backlog_turn else (self._arrivals, self._backlog)
+        name = (first or second).popleft()
+        if self._deferred.get(name, 0.0) > now_s:
+            return None
+        return self._claims.take(name)
+
+    def _count(self, claim: Claim) -> Claim:
+        self._n_claimed += 1
+        return claim
+
+    def _suspect(self, now_s: float) -> Claim | None:
+        """A suspect, if nothing else is held; it is then alone until `done`."""
+        if not self._suspects_wait:
+            if now_s - self._looked_for_suspects_s < LISTING_INTERVAL_S:
+                return None
+            self._looked_for_suspects_s = now_s
+            self._suspects_wait = self._claims.has_suspects()
+        if not self._suspects_wait or self._n_claimed:
+            return None
+        claim = self._claims.take_suspect()
+        self._suspects_wait = claim is not None
+        self._alone = claim is not None
+        return claim
+
+    def _may_list(self, now_s: float) -> bool:
+        interval_s = LISTING_INTERVAL_S if self._arrivals else IDLE_LISTING_S
+        return now_s - self._listed_s >= interval_s
+
+    def _list(self, now_s: float) -> None:
+        names = [name for name in self._claims.listing() if self._deferred.get(name, 0.0) <= now_s]
+        start = int(len(names) * self._offset)
+        self._backlog = deque(names[start:] + names[:start])
+        self._listed_s = now_s
+
+    def _drain_doorbell(self) -> None:
+        if self._doorbell is None:
+            return
+        for _ in range(64):
+            try:
+                name = self._doorbell.recv(_BELL_MAX_BYTES, socket.MSG_DONTWAIT)
+            except (BlockingIOError, TimeoutError):
+                return
+            self._arrivals.append(name.decode("ascii", "replace"))
+
+
