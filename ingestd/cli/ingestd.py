@@ -1,0 +1,203 @@
+"""The command `ingestd`: run the daemon, look at its settings, mend its state.
+
+stdout is data, stderr is messages. Every expected error is one line on stderr and its exit code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ingestd import __version__
+from ingestd.config import Settings, load
+from ingestd.errors import ConfigError, IngestdError, UsageError
+
+__all__ = ["main"]
+
+#: Width of a table that no terminal bounds [characters]: columns are then as wide as their longest cell.
+_UNBOUNDED = 100_000
+
+app = typer.Typer(
+    name="ingestd",
+    help="Durable ingest of IQ buffers from SDR nodes into S3-compatible object storage.",
+    epilog="Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 69 unavailable, 75 temporary, 78 configuration.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(
+    help="Show the settings in force, or the schema of the config file.", no_args_is_help=True
+)
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Config file; without it $INGESTD_CONFIG, else /etc/ingestd/config.yaml where that exists.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated. Never a secret."),
+]
+
+
+def _overrides(assignments: Sequence[str]) -> dict[str, str]:
+    """Read `section.key=value` texts; what is after the = is never repeated in an error."""
+    # Here and not above: `ingestd --version` needs none of it.
+    from ingestd.config.keys import KEYS  # noqa: PLC0415
+
+    overrides = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise UsageError("--set takes SECTION.KEY=VALUE, for example --set log.level=debug")
+        if name in KEYS and KEYS[name].is_secret:
+            raise ConfigError(
+                f"{name}: not on the command line, where every user of this machine can read it; "
+                f"use {KEYS[name].variable}, the credential {KEYS[name].credential} or the config file"
+            )
+        overrides[name] = value
+    return overrides
+
+
+def _load(config: str | None, assignments: list[str] | None) -> Settings:
+    return load(config, _overrides(assignments or []))
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ingestd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(config: ConfigFile = None, assignments: Overrides = None) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C; a second signal kills."""
+    settings = _load(config, assignments)
+    # Here and not above: the daemon knows every part, the other commands need few.
+    import structlog  # noqa: PLC0415
+
+    from ingestd import logs  # noqa: PLC0415
+    from ingestd.config.report import advice  # noqa: PLC0415
+    from ingestd.roles.daemon import run as run_daemon  # noqa: PLC0415
+
+    logs.configure("supervisor", settings.log.level, settings.log.format)
+    log = structlog.get_logger(__name__)
+    for text in advice(settings):
+        log.warning("config_advice", text=text)
+    raise typer.Exit(run_daemon(settings))
+
+
+@app.command()
+def check_config(config: ConfigFile = None, assignments: Overrides = None) -> None:
+    """Check the settings; show what is in force and where it comes from, warn of what should be known."""
+    settings = _load(config, assignments)
+    from ingestd.config.report import advice, rows  # noqa: PLC0415 - see run
+
+    table = Table("KEY", "VALUE", "FROM", box=None, pad_edge=False, header_style="bold")
+    for row in rows(settings):
+        # Text, not str: a value is never read as markup.
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    if sys.stdout.isatty():
+        Console().print(table)
+    else:
+        console = Console(width=_UNBOUNDED, no_color=True)
+        with console.capture() as capture:
+            console.print(table)
+        print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+    for text in advice(settings):
+        _say(f"ingestd: warning: {text}")
+
+
+@config_app.command()
+def show(config: ConfigFile = None, assignments: Overrides = None) -> None:
+    """Print all settings in force as YAML, secrets masked, with the origin of each."""
+    settings = _load(config, assignments)
+    from ingestd.config.report import to_yaml  # noqa: PLC0415 - see run
+
+    print(to_yaml(settings), end="")
+
+
+@config_app.command()
+def schema() -> None:
+    """Print the JSON schema of the config file."""
+    from ingestd.config.report import json_schema  # noqa: PLC0415 - see run
+
+    print(json_schema())
+
+
+@app.command()
+def rebuild_catalog(config: ConfigFile = None, assignments: Overrides = None) -> None:
+    """Make a whole new catalog out of bucket and spool; the daemon must be stopped."""
+    settings = _load(config, assignments)
+    from ingestd.roles import maintenance  # noqa: PLC0415 - see run
+
+    for line in maintenance.rebuild_catalog(settings).lines():
+        print(line)
+
+
+@app.command()
+def requeue(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Names of failed entries.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All failed entries.")] = False,
+    config: ConfigFile = None,
+    assignments: Overrides = None,
+) -> None:
+    """Bring failed entries back to be uploaded; prints the names of those that were."""
+    if bool(names) == everything:
+        raise UsageError("requeue takes names of failed entries, or --all")
+    settings = _load(config, assignments)
+    from ingestd.roles import maintenance  # noqa: PLC0415 - see run
+
+    requeued = maintenance.requeue(settings, None if everything else names)
+    for name in requeued:
+        print(name)
+    _say(f"ingestd: {len(requeued)} requeued")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv
+        Arguments without the program's name; those of the process where it is left out.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    try:
+        app(args=None if argv is None else list(argv), prog_name="ingestd")
+    except IngestdError as error:
+        text = " ".join(str(error).splitlines())
+        _say(f"ingestd: {text if text.isprintable() else ascii(text)[1:-1]}")
+        return int(error.exit_code)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0

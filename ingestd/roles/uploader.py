@@ -1,0 +1,339 @@
+"""An uploader: claims entries, encodes, uploads, verifies, records, releases. Symmetrical and stateless.
+
+Several threads share one work source, one breaker and one store client, so that a store's latency is hidden; several
+processes share nothing but the spool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import NoReturn
+
+import structlog
+
+from ingestd.errors import (
+    ConflictError,
+    FrameError,
+    SpoolBroken,
+    StoreBusy,
+    StoreCorrupt,
+    StoreDenied,
+    StoreError,
+    StoreMisconfigured,
+    StoreRefused,
+)
+from ingestd.roles.auditor import Auditor
+from ingestd.roles.breaker import Backoff, Breaker
+from ingestd.roles.context import RoleContext
+from ingestd.roles.recorder import Recorder
+from ingestd.roles.source import WorkSource
+from ingestd.roles.status import Histogram, Phase, Row, Slot, Text
+from ingestd.roles.storing import Storing
+from ingestd.spool import Claim, Claims, SpoolLayout
+from ingestd.storage.factory import open_store
+from ingestd.storage.port import ObjectStore
+
+__all__ = ["StoreGate", "Uploader", "run"]
+
+log = structlog.get_logger(__name__)
+
+#: With nothing to upload, the store is asked for a sign of life this often [s], so that health is true when idle.
+IDLE_CHECK_S = 10.0
+
+#: Longest wait in one place [s]: a stop is noticed within it.
+_WAIT_S = 0.5
+
+#: How long a stop waits for uploads under way [s]; the supervisor's own limit is a little longer.
+_FINISH_S = 3.5
+
+#: Backoff of one refused entry [s]: first, and at most.
+_REFUSED_FIRST_S, _REFUSED_MAX_S = 2.0, 300.0
+
+#: Codes of Slot.STORE_TROUBLE, in the order in which they are looked up; the last one is for all the rest.
+_TROUBLE: tuple[tuple[type[StoreError], int], ...] = (
+    (StoreBusy, 2),
+    (StoreDenied, 3),
+    (StoreMisconfigured, 4),
+    (StoreCorrupt, 5),
+    (StoreError, 1),
+)
+
+
+class StoreGate:
+    """The breaker of this process with its lock, its news in the log and its state in the status block.
+
+    Parameters
+    ----------
+    row
+        Of this uploader.
+    """
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self._lock = threading.Lock()
+        self._breaker = Breaker(Backoff(random.uniform))
+
+    def admit(self) -> float:
+        """Seconds to wait before using the store; 0 = go, and report back."""
+        with self._lock:
+            return self._breaker.admit(time.monotonic())
+
+    @property
+    def closed(self) -> bool:
+        """Whether the last thing heard of the store was good."""
+        with self._lock:
+            return self._breaker.closed
+
+    def withdraw(self) -> None:
+        """Nothing was learnt about the store."""
+        with self._lock:
+            self._breaker.withdraw()
+
+    def success(self) -> None:
+        """The store did what it was asked."""
+        with self._lock:
+            news = self._breaker.success()
+        row = self._row
+        row.set(Slot.STORE_OK, 1)
+        if news:
+            since_ns = row.get(Slot.STORE_FAILING_SINCE_UTC_NS)
+            row.set(Slot.STORE_TROUBLE, 0)
+            row.set(Slot.STORE_FAILURES, 0)
+            row.set(Slot.STORE_FAILING_SINCE_UTC_NS, 0)
+            row.set(Slot.STORE_NEXT_RETRY_UTC_NS, 0)
+            row.set_text(Text.LAST_ERROR, "")
+            log.info("store_back", failed_s=(time.time_ns() - since_ns) / 1e9 if since_ns else None)
+
+    def failure(self, error: StoreError) -> None:
+        """The store failed in a way that concerns every entry."""
+        hint_s = error.retry_after_s if isinstance(error, StoreBusy) else None
+        with self._lock:
+            was_closed = self._breaker.closed
+            wait_s = self._breaker.failure(time.monotonic(), hint_s)
+            n_failures = self._breaker.n_failures
+        row = self._row
+        row.add(Slot.UPLOAD_ERRORS)
+        row.set(Slot.STORE_OK, 0)
+        row.set(Slot.STORE_TROUBLE, next(code for kind, code in _TROUBLE if isinstance(error, kind)))
+        row.set(Slot.STORE_FAILURES, n_failures)
+        row.set(Slot.STORE_NEXT_RETRY_UTC_NS, time.time_ns() + int(wait_s * 1e9))
+        row.set_text(Text.LAST_ERROR, str(error))
+        if was_closed:
+            row.set(Slot.STORE_FAILING_SINCE_UTC_NS, time.time_ns())
+        # Powers of two: an outage of a night is a dozen lines, not ten thousand.
+        if n_failures & (n_failures - 1) == 0:
+            log.warning("store_failing", error=str(error), kind=type(error).__name__, failures=n_failures, wait_s=wait_s)
+
+
+class Uploader:
+    """Threads of one uploader process.
+
+    Parameters
+    ----------
+    context
+        Of the role.
+    layout
+        Of the spool.
+    store
+        Client of the object store; thread-safe.
+    """
+
+    def __init__(self, context: RoleContext, layout: SpoolLayout, store: ObjectStore, source: WorkSource) -> None:
+        self._context = context
+        self._row = context.row
+        self._layout = layout
+        self._store = store
+        self._source = source
+        self._gate = StoreGate(context.row)
+        self._recorder = Recorder(context)
+        self._storing = Storing(context, store, self._recorder)
+        self._stop = threading.Event()
+        self._probed = False
+        self._probing = threading.Lock()
+        self._refused: dict[str, int] = {}
+
+    def serve(self) -> None:
+        """Work until stopped; then finish what is under way."""
+        threads = [
+            threading.Thread(target=self._work, name=f"upload-{i}", daemon=True)
+            for i in range(self._context.settings.uploader.threads)
+        ]
+        self._phase(Phase.IDLE)
+        for thread in threads:
+            thread.start()
+        auditor = Auditor(self._context, self._layout, self._store, self._stop)
+        checked_s = time.monotonic()
+        while not self._context.stopping(_WAIT_S):
+            self._recorder.flush()
+            if self._probed:
+                auditor.advance()
+            if time.monotonic() - checked_s > IDLE_CHECK_S and not self._row.get(Slot.BUSY_THREADS):
+                checked_s = time.monotonic()
+                self._check_when_idle()
+        self._finish(threads)
+        auditor.join(1.0)
+
+    def _finish(self, threads: list[threading.Thread]) -> None:
+        self._phase(Phase.STOPPING)
+        self._stop.set()
+        deadline_s = time.monotonic() + _FINISH_S
+        for thread in threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        n_late = sum(thread.is_alive() for thread in threads)
+        if n_late:
+            # Their claims stay in claimed/ and are given back by the next start; the store sees a cut connection.
+            log.warning("uploads_cut_off", threads=n_late)
+        self._recorder.flush()
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._turn()
+        except BaseException:
+            self._die()
+
+    def _die(self) -> NoReturn:
+        """A bug struck on an entry: end the process, so that the entry becomes a suspect and is tried alone."""
+        log.critical("uploader_bug", exc_info=True)
+        os._exit(1)
+
+    def _turn(self) -> None:
+        """One admission: an upload, a sign of life, or a wait."""
+        wait_s = self._gate.admit()
+        if wait_s > 0:
+            self._stop.wait(min(wait_s, _WAIT_S))
+            return
+        if not self._probed and not self._probe():
+            return
+        claim = self._source.take(_WAIT_S if self._gate.closed else 0.0)
+        if claim is None:
+            self._ask_for_life()
+            return
+        try:
+            with self._row.busy(), claim:
+                self._upload(claim)
+        finally:
+            self._source.done()
+
+    def _probe(self) -> bool:
+        """Find out what the store supports, once; only one thread does (the gate is shut until it is known)."""
+        with self._probing:
+            if self._probed:
+                return True
+            try:
+                profile = self._store.probe()
+            except StoreError as error:
+                self._gate.failure(error)
+                return False
+            self._row.set_text(
+                Text.PROFILE,
+                f'{{"kind":"{profile.kind}","checksum":"{profile.checksum}","conflict_check":"{profile.conflict_check}"}}',
+            )
+            log.info(
+                "store_probed", kind=profile.kind, checksum=profile.checksum, conflict_check=profile.conflict_check,
+                endpoint=self._store.endpoint, bucket=self._store.bucket,
+            )  # fmt: skip
+            self._gate.success()
+            self._probed = True
+            return True
+
+    def _ask_for_life(self) -> None:
+        """Nothing to upload: while the store fails, find out whether it still does; otherwise nothing to say."""
+        if self._gate.closed:
+            return
+        self._check()
+
+    def _check_when_idle(self) -> None:
+        if self._probed and self._gate.closed:
+            self._check()
+
+    def _check(self) -> None:
+        try:
+            self._store.check()
+        except StoreError as error:
+            self._gate.failure(error)
+        else:
+            self._gate.success()
+
+    def _upload(self, claim: Claim) -> None:
+        """Take one entry as far as it goes; every outcome is a move of the claim and a word in log and catalog."""
+        began_s = time.monotonic()
+        try:
+            outcome = self._storing.store(claim)
+        except (FrameError, ConflictError) as error:
+            self._gate.withdraw()
+            reason = "conflict" if isinstance(error, ConflictError) else "unreadable"
+            self._fail(claim, reason, str(error))
+            return
+        except StoreRefused as error:
+            self._gate.withdraw()
+            self._defer(claim, error)
+            return
+        except StoreError as error:
+            log.info("upload_failed", entry=claim.name, error=str(error), kind=type(error).__name__)
+            self._gate.failure(error)
+            return
+        except SpoolBroken as error:
+            self._gate.withdraw()
+            log.error("entry_unreadable", entry=claim.name, error=str(error))  # noqa: TRY400 - expected, no traceback
+            self._source.defer(claim.name, _REFUSED_FIRST_S)
+            return
+        self._gate.success()
+        self._row.observe(Histogram.UPLOAD_S, time.monotonic() - began_s)
+        self._row.observe(Histogram.ACCEPTED_TO_STORED_S, max(0.0, (time.time_ns() - claim.receive_ns) / 1e9))
+        claim.release(retain=self._context.settings.spool.retain_s > 0)
+        self._refused.pop(claim.name, None)
+        log.debug("entry_released", entry=claim.name, result=outcome, elapsed_s=time.monotonic() - began_s)
+        self._phase(Phase.IDLE)
+
+    def _fail(self, claim: Claim, reason: str, error: str) -> None:
+        log.error("entry_failed", entry=claim.name, reason=reason, error=error)
+        self._recorder.failed(claim, reason, error)
+        claim.fail(reason, error)
+        self._row.add(Slot.FAILED)
+
+    def _defer(self, claim: Claim, error: StoreRefused) -> None:
+        """The store refuses this one object while others go through: it alone waits."""
+        n_times = self._refused[claim.name] = self._refused.get(claim.name, 0) + 1
+        delay_s = min(_REFUSED_MAX_S, _REFUSED_FIRST_S * 2.0 ** min(n_times - 1, 16))
+        self._row.add(Slot.UPLOAD_ERRORS)
+        self._row.add(Slot.STORE_REFUSED)
+        self._row.set(Slot.STORE_REFUSED_UTC_NS, time.time_ns())
+        self._source.defer(claim.name, delay_s)
+        log.warning("entry_refused", entry=claim.name, error=str(error), times=n_times, wait_s=delay_s)
+
+    def _phase(self, phase: Phase) -> None:
+        self._row.phase(phase, time.monotonic_ns())
+
+
+@contextlib.contextmanager
+def _source(context: RoleContext, layout: SpoolLayout) -> Iterator[WorkSource]:
+    names = [name for name in context.status.layout.roles if name.startswith("uploader")]
+    bell = socket.socket(fileno=os.dup(context.doorbell_fds[0])) if context.doorbell_fds else None
+    try:
+        yield WorkSource(Claims(layout, context.name), bell, names.index(context.name) / len(names))
+    finally:
+        if bell is not None:
+            bell.close()
+
+
+def run(context: RoleContext) -> int:
+    """Run one uploader until it is told to stop."""
+    layout = SpoolLayout(context.settings.state_directory)
+    # What the supervisor could not give back (a disk error at that moment) is given back here.
+    returned, _ = layout.return_claims(context.name, counts=False)
+    if returned:
+        log.warning("claims_returned", uploader=context.name, count=returned)
+    store = open_store(context.settings)
+    try:
+        with _source(context, layout) as source:
+            Uploader(context, layout, store, source).serve()
+    finally:
+        store.close()
+    return 0

@@ -1,0 +1,186 @@
+"""A real daemon as a subprocess on free loopback ports: for tests, benchmarks and `scripts/run`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import IO, Any, Self
+
+import yaml
+
+from ingestd.client import Client
+from ingestd.errors import IngestdError, Unavailable
+
+__all__ = ["DaemonProcess", "free_port", "wait_until"]
+
+#: A start, imports included, takes well under two seconds; slow machines get this long [s].
+START_TIMEOUT_S = 30.0
+
+#: The daemon promises to be gone in ten seconds after SIGTERM [s].
+STOP_TIMEOUT_S = 10.0
+
+
+def free_port() -> int:
+    """A loopback TCP port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
+    """Wait for a condition to become true; returns its value.
+
+    Raises
+    ------
+    TimeoutError
+        It did not within `timeout_s`.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"not within {timeout_s} s: {what or condition}")
+        time.sleep(0.02)
+
+
+class DaemonProcess:
+    """`ingestd run` in a subprocess, as a `with` block that stops it.
+
+    Parameters
+    ----------
+    directory
+        For the state directory, the configuration file and the log.
+    settings
+        Configuration beside the ports, as in the config file.
+    environ
+        Added to the environment; INGESTD_* and MINIO_* of the caller are not passed on.
+    ingest_port, query_port, http_port
+        Fixed ports; free ones where None.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        settings: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+        *,
+        ingest_port: int | None = None,
+        query_port: int | None = None,
+        http_port: int | None = None,
+    ) -> None:
+        self.directory = os.fspath(directory)
+        self.state_directory = os.path.join(self.directory, "state")
+        self.ingest_endpoint = f"tcp://127.0.0.1:{ingest_port or free_port()}"
+        self.query_endpoint = f"tcp://127.0.0.1:{query_port or free_port()}"
+        self.http_endpoint = f"127.0.0.1:{http_port or free_port()}"
+        self.config_path = os.path.join(self.directory, "config.yaml")
+        self.log_path = os.path.join(self.directory, "ingestd.log")
+        self._environ = dict(environ or {})
+        self._settings: dict[str, Any] = {
+            "state_directory": self.state_directory,
+            "ingest": {"endpoint": self.ingest_endpoint},
+            "query": {"endpoint": self.query_endpoint},
+            "http": {"endpoint": self.http_endpoint},
+        }
+        for section, values in (settings or {}).items():
+            if isinstance(values, Mapping):
+                self._settings[section] = {**self._settings.get(section, {}), **values}
+            else:
+                self._settings[section] = values
+        self._log: IO[bytes] | None = None
+        self.popen: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Of the supervisor."""
+        assert self.popen is not None
+        return self.popen.pid
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start the daemon; with `wait` until it answers and accepts."""
+        os.makedirs(self.directory, exist_ok=True)
+        with open(self.config_path, "w", encoding="utf-8") as file:
+            yaml.safe_dump(self._settings, file)
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(("INGESTD_", "MINIO_"))}
+        self._log = open(self.log_path, "ab")  # noqa: SIM115 - closed by stop
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "ingestd", "run", "--config", self.config_path],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env=environ | self._environ,
+        )
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until every role runs and frames are accepted."""
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            if self.popen is not None and self.popen.poll() is not None:
+                raise IngestdError(f"ingestd ended with {self.popen.returncode}:\n{self.log_tail()}")
+            with contextlib.suppress(Unavailable), self.client(timeout_s=0.5, retries=0) as client:
+                health = client.health()
+                if health["spool"]["accepting"] and all(role["state"] == "running" for role in health["roles"]):
+                    return
+            time.sleep(0.02)
+        raise Unavailable(f"ingestd did not become ready in {timeout_s} s:\n{self.log_tail()}")
+
+    def client(self, timeout_s: float = 5.0, retries: int = 2) -> Client:
+        """A client of this daemon."""
+        return Client(self.query_endpoint, timeout_s=timeout_s, retries=retries)
+
+    def role_pids(self) -> dict[str, int]:
+        """Process ids of the roles by name."""
+        with self.client() as client:
+            return {role["name"]: role["pid"] for role in client.health()["roles"]}
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """SIGTERM, and wait; returns the exit code. Kills what is left, and says so by an error."""
+        popen = self.popen
+        if popen is None:
+            return 0
+        try:
+            if popen.poll() is None:
+                popen.send_signal(signal.SIGTERM)
+            return popen.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            popen.kill()
+            popen.wait(5)
+            raise IngestdError(f"ingestd did not stop in {timeout_s} s:\n{self.log_tail()}") from error
+        finally:
+            self._forget()
+
+    def kill(self) -> None:
+        """SIGKILL to the supervisor."""
+        assert self.popen is not None
+        self.popen.kill()
+        self.popen.wait(5)
+        self._forget()
+
+    def log_tail(self, n_bytes: int = 8000) -> str:
+        """End of the log."""
+        with contextlib.suppress(OSError), open(self.log_path, "rb") as file:
+            file.seek(max(0, os.path.getsize(self.log_path) - n_bytes))
+            return file.read().decode("utf-8", "replace")
+        return ""
+
+    def _forget(self) -> None:
+        if self._log is not None:
+            self._log.close()
+        self._log, self.popen = None, None

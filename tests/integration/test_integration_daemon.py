@@ -1,0 +1,300 @@
+"""The daemon as its users meet it: a subprocess, real sockets, real signals, the directory store."""
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zmq
+
+from ingestd.formats import frame as wire
+from ingestd.formats.measurement import Identity, Measurement, object_keys
+from ingestd.testing.daemon_process import DaemonProcess, wait_until
+
+T0_NS = 1_790_000_000_123_456_789
+RATE_HZ = 12001.1321
+
+
+def measurement(task_id, websdr_id=1, *, n_samples=1000, seed=0, **fields):
+    rng = np.random.default_rng([seed, websdr_id])
+    iq = (rng.standard_normal(n_samples) + 1j * rng.standard_normal(n_samples)).astype("<c8") * 0.1
+    values = {"timestamp_ns": T0_NS + seed, "frequency_hz": 77500.0, "sample_rate_hz": RATE_HZ} | fields
+    values.setdefault("frequency_mhz", values["frequency_hz"] / 1e6)
+    values.setdefault("sample_rate_khz", values["sample_rate_hz"] / 1e3)
+    return Measurement(task_id=task_id, websdr_id=websdr_id, samples=iq.tobytes(), **values)
+
+
+@contextlib.contextmanager
+def pusher(endpoint):
+    context = zmq.Context()
+    socket = context.socket(zmq.PUSH)
+    socket.set(zmq.SNDHWM, 4)
+    socket.set(zmq.SNDTIMEO, 20_000)
+    socket.set(zmq.LINGER, 5000)
+    socket.connect(endpoint)
+    try:
+        yield socket
+    finally:
+        socket.close()
+        context.term()
+
+
+def push(daemon, *measurements):
+    with pusher(daemon.ingest_endpoint) as socket:
+        for one in measurements:
+            socket.send(wire.encode(one))
+
+
+def stats(daemon):
+    with daemon.client() as client:
+        return client.stats()
+
+
+def wait_stored(daemon, count, timeout_s=30.0):
+    wait_until(lambda: stats(daemon)["stored"] >= count, timeout_s, f"{count} stored")
+
+
+def bucket(daemon):
+    return Path(daemon.state_directory, "objects", "heimdall-raw-iq")
+
+
+def pairs_on_disk(daemon):
+    """Objects by key, and the check that none is half of a pair."""
+    root = bucket(daemon)
+    found = {str(path.relative_to(root)): path for path in (root / "sessions").rglob("*") if path.is_file()}
+    for key in found:
+        if key.endswith("_metadata.json"):
+            assert key.removesuffix("_metadata.json") + ".npy" in found, f"metadata without its .npy: {key}"
+    return found
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    with DaemonProcess(tmp_path, {"uploader": {"count": 2}, "spool": {"min_free_bytes": 0}}) as running:
+        yield running
+
+
+def test_a_frame_becomes_a_pair_of_objects_with_every_digit_kept(daemon):
+    sent = measurement("first", 7, node="kiwi-1", epoch=1, seq=0, extras={"antenna": "loop"}, metrics={"snr_db": 12.25})
+    push(daemon, sent)
+    wait_stored(daemon, 1)
+    npy = np.load(bucket(daemon) / "sessions/first/websdr_7.npy", allow_pickle=False)
+    assert npy.dtype == np.dtype("<c8")
+    assert npy.tobytes() == bytes(sent.samples)
+    document = json.loads((bucket(daemon) / "sessions/first/websdr_7_metadata.json").read_bytes())
+    assert document["timestamp_ns"] == T0_NS
+    assert document["timestamp_utc"] == "2026-09-21T14:13:20.123456789Z"
+    assert document["sample_rate_hz"] == RATE_HZ
+    assert document["metrics"]["snr_db"] == 12.25
+    assert document["metrics_source"]["snr_db"] == "node"
+    assert document["extras"] == {"antenna": "loop"}
+
+
+def test_health_session_and_stats_tell_the_same_story(daemon):
+    push(daemon, *(measurement("story", i, expected=3) for i in range(2)))
+    wait_stored(daemon, 2)
+    with daemon.client() as client:
+        assert client.session("story")["status"] == "PENDING"
+        push(daemon, measurement("story", 2, expected=3))
+        wait_until(lambda: client.session("story")["status"] == "SUCCESS", what="the third receiver")
+        session, health, figures = client.session("story"), client.health(), client.stats()
+    assert [row["websdr_id"] for row in session["stored_measurements"]] == [0, 1, 2]
+    assert health["status"] == "healthy"
+    assert health["bucket"] == "heimdall-raw-iq"
+    assert (figures["received"], figures["accepted"], figures["stored"]) == (3, 3, 3)
+    assert {role["name"] for role in health["roles"]} == {"receiver", "responder", "uploader-0", "uploader-1"}
+
+
+def test_a_bad_frame_is_counted_logged_and_sampled_and_the_next_good_one_goes_through(daemon):
+    with pusher(daemon.ingest_endpoint) as socket:
+        socket.send(b"\xc1")
+        socket.send_multipart([b"two", b"parts"])
+        socket.send(wire.encode(measurement("good")))
+    wait_stored(daemon, 1)
+    assert stats(daemon)["rejected"] == {"msgpack": 1, "multipart": 1}
+    assert len(list(Path(daemon.state_directory, "spool", "rejected").iterdir())) == 2
+    assert "frame_rejected" in daemon.log_tail()
+    with daemon.client() as client:
+        assert {row["reason"] for row in client.rejected()["rejected"]} == {"msgpack", "multipart"}
+
+
+def test_the_same_frame_twice_is_stored_once_and_another_content_is_kept_beside_it(daemon):
+    first, other = measurement("twice", seed=1), measurement("twice", seed=2)
+    push(daemon, first)
+    wait_stored(daemon, 1)
+    push(daemon, first, other)
+    wait_until(lambda: stats(daemon)["duplicates"] == 1 and stats(daemon)["conflicts"] == 1, what="duplicate and conflict")
+    found = pairs_on_disk(daemon)
+    assert len(found) == 4
+    primary = found[object_keys(Identity("twice", 1, None)).npy]
+    assert np.load(primary).tobytes() == bytes(first.samples), "never silently overwritten"
+
+
+@pytest.mark.parametrize("role", ["receiver", "uploader-0", "responder"])
+def test_a_killed_role_is_back_in_under_a_second(daemon, role):
+    push(daemon, measurement("before"))
+    wait_stored(daemon, 1)
+    pid = daemon.role_pids()[role]
+    began = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+
+    def replaced():
+        with contextlib.suppress(Exception), daemon.client(timeout_s=0.2, retries=0) as client:
+            roles = {row["name"]: row for row in client.health()["roles"]}
+            return roles[role]["pid"] != pid and roles[role]["state"] == "running"
+        return False
+
+    wait_until(replaced, 5.0, f"{role} to be back")
+    assert time.monotonic() - began < 1.0
+    push(daemon, measurement("after"))
+    wait_stored(daemon, 2)
+
+
+def test_every_accepted_frame_is_there_once_through_random_kills(daemon):
+    """7 nodes x 200 frames at once; uploaders and receiver are killed on the way."""
+    n_nodes, n_frames = 7, 200
+    digests = {}
+
+    def node(websdr_id):
+        with pusher(daemon.ingest_endpoint) as socket:
+            for i in range(n_frames):
+                one = measurement(f"flood-{i:03d}", websdr_id, n_samples=2000, seed=i)
+                digests[(f"flood-{i:03d}", websdr_id)] = hashlib.sha256(one.samples).hexdigest()
+                socket.send(wire.encode(one))
+
+    threads = [threading.Thread(target=node, args=(i,)) for i in range(n_nodes)]
+    for thread in threads:
+        thread.start()
+    rng = random.Random(1)
+    n_kills = 0
+    while any(thread.is_alive() for thread in threads):
+        with contextlib.suppress(Exception):
+            os.kill(daemon.role_pids()[rng.choice(["uploader-0", "uploader-1", "receiver"])], signal.SIGKILL)
+            n_kills += 1
+        for thread in threads:
+            thread.join(0.03)
+    assert n_kills >= 3
+    # A receiver that is killed takes what it had not accepted with it: plain PUSH promises no more than that.
+    wait_until(lambda: settled(daemon), 60.0, "the spool to be empty")
+    figures = stats(daemon)
+    found = pairs_on_disk(daemon)
+    npys = [key for key in found if key.endswith(".npy")]
+    assert len(npys) * 2 == len(found)
+    for key in npys:
+        task_id, websdr_id = key.split("/")[1], int(key.split("_")[-1].removesuffix(".npy"))
+        stored = hashlib.sha256(np.load(found[key]).tobytes()).hexdigest()
+        assert stored == digests[task_id, websdr_id], f"bytes of {key}"
+    assert figures["accepted"] <= len(npys) + figures["duplicates"]
+    assert len(npys) >= n_nodes * n_frames * 0.5
+    assert figures["failed"] == 0
+    totals = figures["total"]
+    assert totals["accepted"] == totals["stored"] + totals["duplicates"] + totals["failed"] + totals["lost"]
+    assert totals["stored"] == len(npys)
+
+
+def settled(daemon):
+    with contextlib.suppress(Exception), daemon.client() as client:
+        health = client.health()
+        spool = Path(daemon.state_directory, "spool")
+        entries = [path for path in [*spool.glob("new/*.v1"), *spool.glob("claimed/*/*.v1")]]
+        return not entries and health["spool"]["entries"] == 0 and client.stats()["total"]["pending"] == 0
+    return False
+
+
+def test_a_stop_under_load_loses_nothing_that_was_accepted(tmp_path):
+    daemon = DaemonProcess(tmp_path, {"spool": {"min_free_bytes": 0}})
+    stop = threading.Event()
+    with daemon:
+
+        def load():
+            with pusher(daemon.ingest_endpoint) as socket:
+                socket.set(zmq.LINGER, 0)
+                socket.set(zmq.SNDTIMEO, 200)
+                i = 0
+                while not stop.is_set():
+                    with contextlib.suppress(zmq.Again):
+                        socket.send(wire.encode(measurement(f"load-{i:05d}", n_samples=20_000, seed=i)))
+                        i += 1
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        wait_until(lambda: stats(daemon)["accepted"] >= 50, what="some load")
+        began = time.monotonic()
+        code = daemon.stop()
+        took_s = time.monotonic() - began
+        stop.set()
+        thread.join(10)
+    assert code == 0
+    assert took_s < 10
+    accepted = len(list(Path(daemon.state_directory, "spool").glob("*/*.v1")))
+    with daemon:
+        wait_until(lambda: settled(daemon), 60.0, "the rest to be stored")
+        totals = stats(daemon)["total"]
+    assert totals["accepted"] == totals["stored"] + totals["duplicates"]
+    npys = [key for key in pairs_on_disk(daemon) if key.endswith(".npy")]
+    assert totals["stored"] == len(npys)
+    assert accepted >= 0
+
+
+def test_a_killed_supervisor_leaves_no_orphan_and_a_restart_carries_on(tmp_path):
+    daemon = DaemonProcess(tmp_path, {"spool": {"min_free_bytes": 0}})
+    with daemon:
+        push(daemon, *(measurement(f"s-{i}") for i in range(20)))
+        wait_until(lambda: stats(daemon)["accepted"] == 20, what="acceptance")
+        pids = list(daemon.role_pids().values())
+        daemon.kill()
+
+        def gone():
+            return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+        wait_until(gone, 1.0, "the roles to be gone")
+        daemon.start()
+        wait_until(lambda: settled(daemon), 30.0, "everything to be stored")
+        assert len(pairs_on_disk(daemon)) == 40
+
+
+def test_a_second_daemon_on_one_state_directory_is_refused_and_touches_nothing(daemon, tmp_path):
+    second = DaemonProcess(tmp_path / "second", {"state_directory": daemon.state_directory})
+    second.start(wait=False)
+    assert second.popen.wait(15) == 1
+    assert "in use by another ingestd" in second.log_tail()
+    push(daemon, measurement("still-here"))
+    wait_stored(daemon, 1)
+
+
+def test_a_full_spool_holds_the_nodes_back_and_resumes_by_itself(tmp_path):
+    # A store that cannot be reached: the spool fills up. 80 kB frames, 1 MiB of spool.
+    settings = {
+        "spool": {"max_bytes": 2**20, "min_free_bytes": 0},
+        "storage": {"directory": str(tmp_path / "elsewhere")},
+    }
+    (tmp_path / "elsewhere").write_text("a file where a directory is wanted")
+    with DaemonProcess(tmp_path / "d", settings) as daemon:
+        done = threading.Event()
+
+        def send():
+            push(daemon, *(measurement(f"full-{i:02d}", n_samples=10_000, seed=i) for i in range(40)))
+            done.set()
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        with daemon.client() as client:
+            wait_until(lambda: client.health()["status"] == "unhealthy", what="unhealthy")
+            health = client.health()
+            codes = {reason["code"] for reason in health["reasons"]}
+            assert "spool_full" in codes
+            assert health["spool"]["bytes"] <= 2**20
+            assert not health["accessible"]
+            assert health["spool"]["accepting"] is False
+        (tmp_path / "elsewhere").unlink()
+        thread.join(40)
+        assert done.is_set()
+        wait_until(lambda: settled(daemon), 40.0, "everything to be stored")
+        assert stats(daemon)["stored"] == 40

@@ -1,0 +1,138 @@
+"""Which entry comes next: arrivals and backlog in turn, suspects alone, nothing forgotten."""
+
+import os
+import socket
+import time
+
+import pytest
+
+from ingestd.roles.source import WorkSource
+from ingestd.spool import Claims, SpoolLayout, SpoolWriter
+
+
+@pytest.fixture
+def layout(tmp_path):
+    layout = SpoolLayout(str(tmp_path))
+    layout.make()
+    return layout
+
+
+@pytest.fixture
+def bells():
+    sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with sender, receiver:
+        yield sender, receiver
+
+
+class Frames:
+    """Accepts frames one after another, names ascending."""
+
+    def __init__(self, layout):
+        self._writer = SpoolWriter(layout, "process", time.time_ns)
+
+    def accept(self, count):
+        for i in range(count):
+            self._writer.add(memoryview(f"frame {i}".encode()))
+        return [str(entry.name) for entry in self._writer.commit()]
+
+
+def take_all(source, count, timeout_s=5.0):
+    taken = []
+    deadline = time.monotonic() + timeout_s
+    while len(taken) < count and time.monotonic() < deadline:
+        claim = source.take(0.1)
+        if claim is not None:
+            taken.append(claim.name)
+            claim.release(retain=False)
+            source.done()
+    return taken
+
+
+def test_a_rung_name_is_taken_without_a_listing(layout, bells):
+    sender, receiver = bells
+    source = WorkSource(Claims(layout, "uploader-0"), receiver, 0.0)
+    assert source.take(0.0) is None
+    (name,) = Frames(layout).accept(1)
+    sender.send(name.encode())
+    began = time.monotonic()
+    assert source.take(5.0).name == name
+    assert time.monotonic() - began < 0.4, "the doorbell, not the listing, found it"
+
+
+def test_without_a_doorbell_the_directory_is_found_within_its_interval(layout, bells):
+    source = WorkSource(Claims(layout, "uploader-0"), bells[1], 0.0)
+    assert source.take(0.0) is None
+    names = Frames(layout).accept(5)
+    assert sorted(take_all(source, 5)) == names
+
+
+def test_new_arrivals_and_backlog_are_taken_in_turn(layout, bells):
+    sender, receiver = bells
+    frames = Frames(layout)
+    backlog = frames.accept(6)
+    source = WorkSource(Claims(layout, "uploader-0"), receiver, 0.0)
+    first = take_all(source, 1)
+    fresh = frames.accept(3)
+    for name in fresh:
+        sender.send(name.encode())
+    order = first + take_all(source, 8)
+    assert sorted(order) == sorted(backlog + fresh)
+    positions = [order.index(name) for name in fresh]
+    assert max(positions) <= 6, f"arrivals starved behind the backlog: {positions}"
+    assert any(order.index(name) < max(positions) for name in backlog[1:]), "the backlog starved"
+
+
+def test_names_that_others_took_or_that_are_nonsense_cost_nothing(layout, bells):
+    sender, receiver = bells
+    source = WorkSource(Claims(layout, "uploader-0"), receiver, 0.0)
+    sender.send(b"../../etc/passwd")
+    sender.send(b"00000000000000000001-00000001-00000000.v1")
+    (name,) = Frames(layout).accept(1)
+    sender.send(name.encode())
+    assert take_all(source, 1) == [name]
+
+
+def test_a_deferred_entry_waits_while_others_go(layout, bells):
+    source = WorkSource(Claims(layout, "uploader-0"), bells[1], 0.0)
+    bad, good = Frames(layout).accept(2)
+    source.defer(bad, 60.0)
+    assert take_all(source, 2, timeout_s=1.5) == [good]
+    assert bad in os.listdir(layout.new)
+
+
+def test_a_suspect_is_taken_only_when_nothing_else_is_held_and_then_alone(layout, bells):
+    frames = Frames(layout)
+    (suspect,) = frames.accept(1)
+    Claims(layout, "uploader-9").take(suspect)
+    layout.return_claims("uploader-9", counts=True)
+    source = WorkSource(Claims(layout, "uploader-0"), bells[1], 0.0)
+    alone = source.take(5.0)
+    assert alone.name == suspect
+    frames.accept(2)
+    assert source.take(0.7) is None, "nothing beside a suspect"
+    alone.release(retain=False)
+    source.done()
+    assert source.take(5.0) is not None
+
+
+def test_suspects_are_not_starved_by_a_busy_uploader(layout, bells):
+    frames = Frames(layout)
+    names = frames.accept(4)
+    source = WorkSource(Claims(layout, "uploader-0"), bells[1], 0.0)
+    held = source.take(5.0)
+    (suspect,) = set(names) & {Claims(layout, "uploader-9").take(name).name for name in names[3:]}
+    layout.return_claims("uploader-9", counts=True)
+    # Long enough for the next look at the suspects: from then on nothing new is begun.
+    deadline = time.monotonic() + 5
+    while source.take(0.1) is not None and time.monotonic() < deadline:
+        source.done()
+    held.release(retain=False)
+    source.done()
+    for _ in range(10):
+        claim = source.take(0.5)
+        if claim is not None and claim.name == suspect:
+            return
+        if claim is not None:
+            claim.release(retain=False)
+            source.done()
+    pytest.fail("the suspect was never taken")
