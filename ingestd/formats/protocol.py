@@ -30,6 +30,7 @@ __all__ = [
     "decode",
     "encode_data",
     "encode_error",
+    "encoding_of",
 ]
 
 PROTOCOL_VERSION = 1
@@ -117,7 +118,7 @@ def decode(message: bytes) -> Request | Refusal:
     message
         The body of the message.
     """
-    encoding = _encoding_of(message)
+    encoding = encoding_of(message)
     request_id: Scalar = None
     try:
         if len(message) > MAX_REQUEST_BYTES:
@@ -153,7 +154,8 @@ def encode_error(encoding: Encoding, request_id: Scalar, error: QueryError) -> b
     return _encode(encoding, {"v": PROTOCOL_VERSION, "id": request_id, "ok": False, "error": body})
 
 
-def _encoding_of(message: bytes) -> Encoding:
+def encoding_of(message: bytes) -> Encoding:
+    """Tell the encoding by the first byte: a msgpack map's own, else JSON."""
     first = message[0] if message else 0
     is_map = 0x80 <= first <= 0x8F or first in (0xDE, 0xDF)
     return Encoding.MSGPACK if is_map else Encoding.JSON

@@ -64,6 +64,9 @@ _REJECTED_SHARE = 0.01
 _REJECTED_COUNT = 10
 _REJECTED_WINDOW_S = 60.0
 
+#: Phases in which the receiver waits for nothing but the disk; the catalog is on the same one.
+_DISK_PHASES = frozenset({"writing", "fsync", "catalog"})
+
 _LOOK_AT_DISK = "see what else writes to the disk of the spool, and the kernel's log"
 
 
@@ -86,8 +89,11 @@ def _watched(case: Case) -> tuple[float, Counts]:
 
 
 def accessible(stores: Sequence[StoreState]) -> bool:
-    """Whether the store works for any uploader."""
-    return any(store.ok and store.trouble is Trouble.NONE for store in stores)
+    """Whether the store works: some uploader's newest word says so, and no uploader's says the opposite.
+
+    One that fails tries again by itself within seconds, busy or not, so a view never stays worse than the store is.
+    """
+    return any(store.ok for store in stores) and all(store.trouble is Trouble.NONE for store in stores)
 
 
 #: What to show where uploaders disagree: what the operator must mend comes before what passes by itself.
@@ -108,11 +114,8 @@ def worst(stores: Sequence[StoreState]) -> StoreState:
 
 def stalled_s(role: RoleState) -> float:
     """How long the receiver has been waiting for the disk [s]; 0 where it has not."""
-    return (
-        role.phase_age_s
-        if role.name == "receiver" and role.phase == "fsync" and role.state == "running"
-        else 0.0
-    )
+    is_waiting = role.name == "receiver" and role.state == "running" and role.phase in _DISK_PHASES
+    return role.phase_age_s if is_waiting else 0.0
 
 
 def is_down(case: Case, role: RoleState) -> bool:
@@ -253,9 +256,7 @@ def _fsync(case: Case) -> Iterator[Reason]:
     waiting_s = stalled_s(receiver) if receiver else 0.0
     if waiting_s > STALLED_S:
         severity = Severity.UNHEALTHY if waiting_s > _NOT_ACCEPTING_STALL_S else Severity.DEGRADED
-        text = (
-            f"the receiver has been waiting for the disk for {waiting_s:.1f} s and accepts nothing meanwhile"
-        )
+        text = f"the receiver is stalled: it has waited for the disk for {waiting_s:.1f} s, and accepts nothing meanwhile"
         yield Reason(ReasonCode.FSYNC_SLOW, case.ago_utc_ns(waiting_s), severity, text, _LOOK_AT_DISK)
         return
     n_slow, since_ns = case.rise(lambda counts: counts.fsync_slow, RECENT_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import zmq
 
@@ -60,7 +61,8 @@ class Inbox:
     def refuse_new_peers(self) -> None:
         """Take no further connection; connected peers still deliver."""
         with contextlib.suppress(zmq.ZMQError):
-            self._socket.unbind(self._socket.getsockopt(zmq.LAST_ENDPOINT))
+            endpoint: Any = self._socket.last_endpoint
+            self._socket.unbind(endpoint)
 
 
 def _peer(message: zmq.Frame) -> str:
@@ -82,7 +84,8 @@ def open_inbox(endpoint: str, max_frame_bytes: int, max_connections: int) -> Ite
     context = zmq.Context(io_threads=1)
     socket = context.socket(zmq.PULL)
     try:
-        with start_zap(context, max_connections=max_connections):
+        with start_zap(context, max_connections=max_connections) as doorkeeper:
+            doorkeeper.watch(socket)
             socket.set(zmq.LINGER, 0)
             socket.set(zmq.RCVHWM, _RCVHWM)
             socket.set(zmq.MAXMSGSIZE, max_frame_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -43,6 +44,9 @@ class WorkSource:
     def __init__(self, claims: Claims, doorbell: socket.socket | None, offset: float) -> None:
         self._claims = claims
         self._doorbell = doorbell
+        if doorbell is not None:
+            # Non-blocking for good: with a timeout Python waits before every recv, MSG_DONTWAIT or not.
+            doorbell.setblocking(False)
         self._offset = offset
         self._lock = threading.Lock()
         self._arrivals: deque[str] = deque(maxlen=_ARRIVALS_MAX_COUNT)
@@ -85,14 +89,10 @@ class WorkSource:
         if self._doorbell is None:
             time.sleep(min(timeout_s, 0.05))
             return
-        # Threads take turns on one socket; whoever gets a datagram shares the name through the deque.
-        self._doorbell.settimeout(max(timeout_s, 0.001))
-        try:
-            name = self._doorbell.recv(_BELL_MAX_BYTES)
-        except (TimeoutError, BlockingIOError):
-            return
-        with self._lock:
-            self._arrivals.append(name.decode("ascii", "replace"))
+        # Threads wait on one socket; `_next` drains it, and whoever comes first gets the name.
+        poll = select.poll()
+        poll.register(self._doorbell, select.POLLIN)
+        poll.poll(max(1, int(timeout_s * 1000)))
 
     def _next(self, now_s: float) -> Claim | None:
         if self._alone:
@@ -153,8 +153,8 @@ class WorkSource:
             return
         for _ in range(64):
             try:
-                name = self._doorbell.recv(_BELL_MAX_BYTES, socket.MSG_DONTWAIT)
-            except (BlockingIOError, TimeoutError):
+                name = self._doorbell.recv(_BELL_MAX_BYTES)
+            except BlockingIOError:
                 return
             self._arrivals.append(name.decode("ascii", "replace"))
 

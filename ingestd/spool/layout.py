@@ -345,7 +345,7 @@ def requeue(state_directory: str, names: Sequence[str] | None) -> list[str]:
     for name in names:
         if EntryName.parse(name) is None:
             raise UsageError(f"not the name of an entry: {bounded(name)} (see `ingestctl failed`)")
-    brought = []
+    brought: list[str] = []
     with spool_errors("requeueing"):
         for name in names:
             try:

@@ -104,8 +104,8 @@ class ObjectStore(Protocol):
         """What the last `probe` found; before it, the weakest assumption that is safe."""
         ...
 
-    def probe(self) -> StoreProfile:
-        """Make the bucket if absent and find out what the store enforces."""
+    def probe(self, *, make_bucket: bool = True) -> StoreProfile:
+        """Make the bucket if absent (where `make_bucket`) and find out what the store enforces."""
         ...
 
     def check(self) -> None:

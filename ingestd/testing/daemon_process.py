@@ -5,50 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import IO, Any, Self
 
 import yaml
 
 from ingestd.client import Client
 from ingestd.errors import IngestdError, Unavailable
+from ingestd.testing.waiting import free_port
 
-__all__ = ["DaemonProcess", "free_port", "wait_until"]
+__all__ = ["DaemonProcess"]
 
 #: A start, imports included, takes well under two seconds; slow machines get this long [s].
 START_TIMEOUT_S = 30.0
 
 #: The daemon promises to be gone in ten seconds after SIGTERM [s].
 STOP_TIMEOUT_S = 10.0
-
-
-def free_port() -> int:
-    """A loopback TCP port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
-    """Wait for a condition to become true; returns its value.
-
-    Raises
-    ------
-    TimeoutError
-        It did not within `timeout_s`.
-    """
-    deadline_s = time.monotonic() + timeout_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"not within {timeout_s} s: {what or condition}")
-        time.sleep(0.02)
 
 
 class DaemonProcess:
@@ -136,7 +111,9 @@ class DaemonProcess:
                 raise IngestdError(f"ingestd ended with {self.popen.returncode}:\n{self.log_tail()}")
             with contextlib.suppress(Unavailable), self.client(timeout_s=0.5, retries=0) as client:
                 health = client.health()
-                if health["spool"]["accepting"] and all(role["state"] == "running" for role in health["roles"]):
+                if health["spool"]["accepting"] and all(
+                    role["state"] == "running" for role in health["roles"]
+                ):
                     return
             time.sleep(0.02)
         raise Unavailable(f"ingestd did not become ready in {timeout_s} s:\n{self.log_tail()}")

@@ -1,0 +1,155 @@
+"""The SQLite file itself: opened, made, set aside when it cannot be used, and its errors translated."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ingestd.catalog.schema import SCHEMA, VERSION
+from ingestd.errors import CatalogBusy, CatalogCorrupt, CatalogError
+
+if TYPE_CHECKING:
+    from ingestd.catalog.store import Catalog
+
+__all__ = ["catalog_errors", "connect", "create", "new_boot"]
+
+#: A broken catalog is kept for a look under this name, the newest one only.
+_ASIDE = "corrupt"
+
+#: Files that SQLite keeps beside its database.
+_SIDES = ("", "-wal", "-shm")
+
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT})
+_CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+
+
+@contextlib.contextmanager
+def catalog_errors(path: str) -> Iterator[None]:
+    """Translate what sqlite3 raises."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        # The extended codes keep the primary one in their low byte.
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        text = f"catalog {path}: {error}"
+        if code in _BUSY:
+            raise CatalogBusy(text) from error
+        # "no such table" and the like are plain SQLITE_ERROR: our statements are right, so the file is wrong.
+        if code in _CORRUPT or (code == sqlite3.SQLITE_ERROR and "no such" in str(error)):
+            raise CatalogCorrupt(text) from error
+        raise CatalogError(text) from error
+
+
+def connect(path: str, *, readonly: bool, busy_timeout_s: float) -> sqlite3.Connection:
+    """Open an existing catalog.
+
+    Raises
+    ------
+    CatalogCorrupt
+        There is none, it is no database, or of another version.
+    """
+    if not os.path.exists(path):
+        raise CatalogCorrupt(f"catalog {path}: not there")
+    with catalog_errors(path):
+        mode = "ro" if readonly else "rw"
+        connection = sqlite3.connect(
+            f"file:{_quoted(path)}?mode={mode}",
+            uri=True,
+            timeout=busy_timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=64,
+        )
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA synchronous = NORMAL")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version != VERSION:
+                raise CatalogCorrupt(f"catalog {path}: version {version}, not {VERSION}")  # noqa: TRY301 - closes the connection
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _quoted(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def create(path: str) -> bool:
+    """Have a usable catalog at `path`; whether it is a new one.
+
+    What cannot be used is set aside as `{path}.corrupt`.
+
+    Raises
+    ------
+    CatalogError
+        It cannot be made.
+    """
+    if os.path.exists(path) and _usable(path):
+        return False
+    _set_aside(path)
+    scratch = f"{path}.new"
+    with catalog_errors(path):
+        try:
+            _remove(scratch)
+            connection = sqlite3.connect(scratch, isolation_level=None)
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version = {VERSION};COMMIT;")
+                connection.execute("INSERT INTO meta VALUES ('boot', ?)", (secrets.token_hex(8),))
+            finally:
+                connection.close()
+            # Appears whole: other processes open it by name at any time.
+            os.rename(scratch, path)
+        except OSError as error:
+            raise CatalogError(f"catalog {path}: {error.strerror}") from error
+    return True
+
+
+def _usable(path: str) -> bool:
+    try:
+        connection = connect(path, readonly=False, busy_timeout_s=5.0)
+    except CatalogCorrupt:
+        return False
+    try:
+        with catalog_errors(path):
+            # The whole file is not read (it may be large): its structure is, and damage elsewhere is met on the way.
+            tables = {
+                row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+            }
+            for table in ("meta", "entries", "sessions", "ledgers", "nodes", "rejected", "ended", "totals"):
+                if table not in tables:
+                    return False
+                connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()  # noqa: S608 - our own names
+            return bool(connection.execute("SELECT value FROM meta WHERE key = 'boot'").fetchone())
+    except CatalogCorrupt:
+        return False
+    finally:
+        connection.close()
+
+
+def _set_aside(path: str) -> None:
+    for side in _SIDES:
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                os.rename(path + side, f"{path}.{_ASIDE}{side}")
+            except OSError as error:
+                if isinstance(error, FileNotFoundError):
+                    raise
+                raise CatalogError(f"catalog {path}: {error.strerror}") from error
+
+
+def _remove(path: str) -> None:
+    for side in _SIDES:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path + side)
+
+
+def new_boot(catalog: Catalog) -> str:
+    """Draw a new `boot`: confirmations given before may go back."""
+    return catalog.draw_boot()

@@ -1,0 +1,444 @@
+"""What the roles write: acceptance by the receiver, the end of every entry by the uploaders.
+
+Either may come first, so every write is an upsert on the entry's name, and states only move forward:
+accepted -> stored | failed | lost; requeue is the only way back. `totals` and `sessions` are kept in the same
+transactions, so that at any moment accepted = stored + duplicates + superseded + failed + lost + pending.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ingestd.catalog.connection import CatalogConnection
+from ingestd.catalog.records import (
+    AcceptedBatch,
+    AcceptedEntry,
+    FailedEntry,
+    LedgerState,
+    NodeSeen,
+    Rejection,
+    StoredEntry,
+)
+from ingestd.catalog.schema import NO_CHUNK, NO_COPY, NO_STAMP_NS
+from ingestd.formats.measurement import Identity
+
+__all__ = ["CatalogWriter"]
+
+#: Rejected frames that are kept (design 8).
+_MAX_REJECTED = 1000
+
+#: Ledgers that are kept; the ones unchanged for longest go first, with a new boot, so that nodes ask again.
+_MAX_LEDGERS = 10_000
+
+#: Names in `ended` that are kept: they wait for a receiver's next flush, which is seconds away.
+_MAX_ENDED = 10_000
+
+#: Total of each state; `accepted` in a row means pending.
+_STATE_TOTAL = {"accepted": "pending", "stored": "stored", "failed": "failed", "lost": "lost"}
+
+_COLUMNS = (
+    "name", "state", "task_id", "websdr_id", "chunk", "copy", "content_crc", "timestamp_ns", "frequency_hz", "snr_db",
+    "node", "epoch", "seq", "expected", "samples_count", "size_bytes", "frame_bytes", "etag", "accepted_at_ns",
+    "stored_at_ns", "reason", "error", "document",
+)  # fmt: skip
+_INSERT = f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+_UPDATE = f"UPDATE entries SET {', '.join(f'{c} = ?' for c in _COLUMNS[1:])} WHERE name = ?"  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """What a row adds to its session."""
+
+    state: str
+    copy: str
+    size_bytes: int
+
+
+class CatalogWriter(CatalogConnection):
+    """The writing half of the catalog."""
+
+    def draw_boot(self) -> str:
+        """Write and return a new random `boot`."""
+        with self._write() as connection:
+            return _draw_boot(connection)
+
+    def record_accepted(self, batch: AcceptedBatch) -> None:
+        """Record a group commit with everything that belongs to it."""
+        with self._write() as connection:
+            for entry in batch.entries:
+                _accept(connection, entry)
+            for ledger in batch.ledgers:
+                _keep_ledger(connection, ledger)
+            for node in batch.nodes:
+                _see_node(connection, node)
+            _keep_rejections(connection, batch.rejections)
+            for key, value in batch.counters.items():
+                _count(connection, key, value)
+            _trim(connection, batch)
+
+    def record_stored(
+        self, entries: Sequence[StoredEntry], counters: Mapping[str, int] | None = None
+    ) -> None:
+        """Record pairs that are in the store and verified; `counters` are added to the totals with them."""
+        with self._write() as connection:
+            for entry in entries:
+                if entry.replaces:
+                    _supersede_older(connection, entry)
+                _store(connection, entry)
+            for key, value in (counters or {}).items():
+                _count(connection, key, value)
+
+    def record_duplicate(self, name: str, counter: str = "duplicates") -> None:
+        """Record that an entry ended without objects of its own; its row goes.
+
+        Parameters
+        ----------
+        name
+            Of the entry.
+        counter
+            `duplicates`, or `superseded` for an older entry under the policy `overwrite`.
+        """
+        with self._write() as connection:
+            _end(connection, name, counter)
+
+    def record_failed(self, entry: FailedEntry) -> None:
+        """Record that an entry went to failed/."""
+        with self._write() as connection:
+            _fail(connection, entry)
+
+    def record_requeued(self, name: str) -> None:
+        """Record that a failed entry waits again."""
+        with self._write() as connection:
+            row = _row(connection, name)
+            if row is not None and row["state"] in ("failed", "lost"):
+                _change(connection, row, state="accepted", reason=None, error=None)
+
+    def record_lost(self, names: Iterable[str]) -> int:
+        """Record entries that are neither in the spool nor in the store; returns how many were waiting."""
+        n_lost = 0
+        with self._write() as connection:
+            for name in names:
+                row = _row(connection, name)
+                if row is not None and row["state"] == "accepted":
+                    _change(connection, row, state="lost", error="neither in the spool nor in the store")
+                    n_lost += 1
+        return n_lost
+
+    def stored_entry_of(self, identity: Identity, content_crc: int) -> str | None:
+        """Name of the entry that stored this content under this identity, if it is known."""
+        with self._read() as connection:
+            row = connection.execute(
+                "SELECT name FROM entries WHERE task_id = ? AND websdr_id = ? AND chunk = ? AND state = 'stored'"
+                " AND content_crc = ?",
+                (*_place(identity), content_crc),
+            ).fetchone()
+        return None if row is None else str(row["name"])
+
+    def newest_stored_entry(self, identity: Identity) -> str | None:
+        """Name of the entry that has the identity's own name in the store, if it is known."""
+        with self._read() as connection:
+            row = connection.execute(
+                "SELECT name FROM entries WHERE task_id = ? AND websdr_id = ? AND chunk = ? AND copy = ?"
+                " AND state = 'stored' ORDER BY name DESC LIMIT 1",
+                (*_place(identity), NO_COPY),
+            ).fetchone()
+        return None if row is None else str(row["name"])
+
+    def ledger(self, node: str, epoch: int) -> dict[str, Any] | None:
+        """Kept state of a ledger."""
+        with self._read() as connection:
+            row = connection.execute(
+                "SELECT state FROM ledgers WHERE node = ? AND epoch = ?", (node, epoch)
+            ).fetchone()
+        return None if row is None else json.loads(row["state"])
+
+    def entry_of_seq(self, node: str, epoch: int, seq: int) -> str | None:
+        """Name of an entry with this triple, if one is known."""
+        with self._read() as connection:
+            row = connection.execute(
+                "SELECT name FROM entries WHERE node = ? AND epoch = ? AND seq = ? LIMIT 1",
+                (node, epoch, seq),
+            ).fetchone()
+        return None if row is None else str(row["name"])
+
+    def pending_names(self, after: str = "", limit: int = 1000) -> list[str]:
+        """Names of accepted rows, ascending, a page at a time."""
+        with self._read() as connection:
+            rows = connection.execute(
+                "SELECT name FROM entries WHERE state = 'accepted' AND name > ? ORDER BY name LIMIT ?",
+                (after, limit),
+            )
+            return [row["name"] for row in rows]
+
+    def has_entry(self, name: str) -> bool:
+        """Whether an entry has a row."""
+        with self._read() as connection:
+            return _row(connection, name) is not None
+
+    def document_of(self, name: str) -> dict[str, Any] | None:
+        """Metadata document of an entry as far as it is known."""
+        with self._read() as connection:
+            row = _row(connection, name)
+        return None if row is None else json.loads(row["document"])
+
+    def mark(self, key: str, value: str) -> None:
+        """Write one word of meta."""
+        with self._write() as connection:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def marked(self, key: str) -> str | None:
+        """Read one word of meta."""
+        with self._read() as connection:
+            row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row["value"])
+
+
+def _place(identity: Identity) -> tuple[str, int, int]:
+    return identity.task_id, identity.websdr_id, NO_CHUNK if identity.chunk is None else identity.chunk
+
+
+def _draw_boot(connection: sqlite3.Connection) -> str:
+    boot = secrets.token_hex(8)
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
+    return boot
+
+
+def _row(connection: sqlite3.Connection, name: str) -> sqlite3.Row | None:
+    found: sqlite3.Row | None = connection.execute("SELECT * FROM entries WHERE name = ?", (name,)).fetchone()
+    return found
+
+
+def _count(connection: sqlite3.Connection, key: str, value: int) -> None:
+    if value:
+        connection.execute(
+            "INSERT INTO totals VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = value + excluded.value",
+            (key, value),
+        )
+
+
+def _values(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns that a metadata document gives."""
+    chunk, stamp_ns = document.get("chunk"), document.get("timestamp_ns")
+    return {
+        "task_id": document["task_id"],
+        "websdr_id": document["websdr_id"],
+        "chunk": NO_CHUNK if chunk is None else chunk,
+        "timestamp_ns": NO_STAMP_NS if stamp_ns is None else stamp_ns,
+        "frequency_hz": document.get("frequency_hz"),
+        "snr_db": (document.get("metrics") or {}).get("snr_db"),
+        "node": document.get("node"),
+        "epoch": document.get("epoch"),
+        "seq": document.get("seq"),
+        "expected": document.get("expected"),
+        "samples_count": document.get("samples_count"),
+        "size_bytes": document.get("size_bytes"),
+        "document": json.dumps(document, ensure_ascii=False, separators=(",", ":")),
+    }
+
+
+_BLANK: dict[str, Any] = dict.fromkeys(_COLUMNS) | {"copy": NO_COPY, "frame_bytes": 0}
+
+
+def _weight(row: Mapping[str, Any] | sqlite3.Row) -> _Weight:
+    return _Weight(row["state"], row["copy"], row["size_bytes"] or 0)
+
+
+def _insert(connection: sqlite3.Connection, values: Mapping[str, Any]) -> None:
+    row = _BLANK | dict(values)
+    connection.execute(_INSERT, tuple(row[column] for column in _COLUMNS))
+    _count(connection, "accepted", 1)
+    _count(connection, _STATE_TOTAL[row["state"]], 1)
+    _weigh(connection, row, None, _weight(row))
+
+
+def _change(connection: sqlite3.Connection, row: sqlite3.Row, **changes: Any) -> None:
+    """Change a row, and with it what totals and sessions say."""
+    after = {column: row[column] for column in _COLUMNS} | changes
+    connection.execute(_UPDATE, (*(after[column] for column in _COLUMNS[1:]), row["name"]))
+    if row["state"] != after["state"]:
+        _count(connection, _STATE_TOTAL[row["state"]], -1)
+        _count(connection, _STATE_TOTAL[after["state"]], 1)
+    _weigh(connection, after, _weight(row), _weight(after))
+
+
+def _remove(connection: sqlite3.Connection, row: sqlite3.Row, counter: str) -> None:
+    connection.execute("DELETE FROM entries WHERE name = ?", (row["name"],))
+    _count(connection, _STATE_TOTAL[row["state"]], -1)
+    _count(connection, counter, 1)
+    _weigh(connection, row, _weight(row), None)
+
+
+def _weigh(
+    connection: sqlite3.Connection,
+    row: Mapping[str, Any] | sqlite3.Row,
+    before: _Weight | None,
+    after: _Weight | None,
+) -> None:
+    """Move what a row weighs in its session; kept conflicts weigh nothing."""
+    if before == after:
+        return
+    deltas = {"measurements_count": 0, "stored": 0, "pending": 0, "failed": 0, "size_bytes": 0}
+    for weight, sign in ((before, -1), (after, 1)):
+        if weight is None or weight.copy != NO_COPY:
+            continue
+        deltas["measurements_count"] += sign
+        # A lost measurement failed, as far as its session is concerned.
+        deltas[{"accepted": "pending", "stored": "stored"}.get(weight.state, "failed")] += sign
+        if weight.state == "stored":
+            deltas["size_bytes"] += sign * weight.size_bytes
+    stamp_ns = None if row["timestamp_ns"] == NO_STAMP_NS else row["timestamp_ns"]
+    connection.execute(
+        "INSERT INTO sessions (task_id, measurements_count, stored, pending, failed, size_bytes, expected,"
+        " first_timestamp_ns, frequency_hz, last_accepted_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (task_id) DO UPDATE SET"
+        " measurements_count = measurements_count + excluded.measurements_count, stored = stored + excluded.stored,"
+        " pending = pending + excluded.pending, failed = failed + excluded.failed,"
+        " size_bytes = size_bytes + excluded.size_bytes,"
+        # max() and min() of SQLite are null where one of their arguments is.
+        " expected = coalesce(max(expected, excluded.expected), expected, excluded.expected),"
+        " first_timestamp_ns = coalesce(min(first_timestamp_ns, excluded.first_timestamp_ns), first_timestamp_ns,"
+        " excluded.first_timestamp_ns),"
+        " frequency_hz = coalesce(frequency_hz, excluded.frequency_hz),"
+        " last_accepted_ns = max(last_accepted_ns, excluded.last_accepted_ns)",
+        (
+            row["task_id"],
+            *deltas.values(),
+            row["expected"],
+            stamp_ns,
+            row["frequency_hz"],
+            row["accepted_at_ns"],
+        ),
+    )
+
+
+def _accept(connection: sqlite3.Connection, entry: AcceptedEntry) -> None:
+    if _row(connection, entry.name) is not None:
+        return
+    if connection.execute("DELETE FROM ended WHERE name = ?", (entry.name,)).rowcount:
+        return
+    values = _values(entry.document) | {
+        "name": entry.name,
+        "state": "accepted",
+        "frame_bytes": entry.frame_bytes,
+        "accepted_at_ns": entry.accepted_at_ns,
+    }
+    _insert(connection, values)
+
+
+def _store(connection: sqlite3.Connection, entry: StoredEntry) -> None:
+    values = _values(entry.document) | {
+        "name": entry.name,
+        "state": "stored",
+        "copy": entry.copy or NO_COPY,
+        "content_crc": entry.content_crc,
+        "etag": entry.etag,
+        "frame_bytes": entry.frame_bytes,
+        "accepted_at_ns": entry.accepted_at_ns,
+        "stored_at_ns": entry.stored_at_ns,
+        "reason": None,
+        "error": None,
+    }
+    row = _row(connection, entry.name)
+    if row is None:
+        _insert(connection, values)
+    elif row["state"] != "stored":
+        _change(connection, row, **values)
+    if entry.document.get("node") is not None and values["snr_db"] is not None:
+        connection.execute(
+            "UPDATE nodes SET snr_db = ? WHERE node = ?", (values["snr_db"], entry.document["node"])
+        )
+
+
+def _supersede_older(connection: sqlite3.Connection, entry: StoredEntry) -> None:
+    document = entry.document
+    place = _place(Identity(document["task_id"], document["websdr_id"], document.get("chunk")))
+    rows = connection.execute(
+        "SELECT * FROM entries WHERE task_id = ? AND websdr_id = ? AND chunk = ? AND copy = ? AND state = 'stored'"
+        " AND name != ?",
+        (*place, NO_COPY, entry.name),
+    ).fetchall()
+    for row in rows:
+        _remove(connection, row, "superseded")
+
+
+def _end(connection: sqlite3.Connection, name: str, counter: str) -> None:
+    row = _row(connection, name)
+    if row is not None:
+        if row["state"] != "stored":
+            _remove(connection, row, counter)
+        return
+    # The receiver has not recorded it yet: it counts as accepted here, and is skipped there.
+    if connection.execute(
+        "INSERT OR IGNORE INTO ended VALUES (?, (SELECT coalesce(max(id), 0) + 1 FROM ended))", (name,)
+    ).rowcount:
+        _count(connection, "accepted", 1)
+        _count(connection, counter, 1)
+
+
+def _fail(connection: sqlite3.Connection, entry: FailedEntry) -> None:
+    row = _row(connection, entry.name)
+    changes = {"state": "failed", "reason": entry.reason, "error": entry.error}
+    if row is not None:
+        if row["state"] in ("accepted", "lost"):
+            _change(connection, row, **changes)
+        return
+    document = entry.document or {"task_id": "", "websdr_id": -1}
+    _insert(
+        connection,
+        _values(document)
+        | changes
+        | {"name": entry.name, "frame_bytes": entry.frame_bytes, "accepted_at_ns": entry.accepted_at_ns},
+    )
+
+
+def _keep_ledger(connection: sqlite3.Connection, ledger: LedgerState) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO ledgers VALUES (?, ?, ?, (SELECT coalesce(max(updated), 0) + 1 FROM ledgers))",
+        (ledger.node, ledger.epoch, json.dumps(ledger.state, separators=(",", ":"))),
+    )
+
+
+def _see_node(connection: sqlite3.Connection, seen: NodeSeen) -> None:
+    connection.execute(
+        "INSERT INTO nodes (node, websdr_id, received, accepted, rejected, gaps, samples_lost, last_seen_ns, epoch, seq,"
+        " lag_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (node) DO UPDATE SET"
+        " websdr_id = coalesce(excluded.websdr_id, websdr_id), received = received + excluded.received,"
+        " accepted = accepted + excluded.accepted, rejected = rejected + excluded.rejected,"
+        " gaps = max(0, gaps + excluded.gaps), samples_lost = samples_lost + excluded.samples_lost,"
+        " last_seen_ns = max(last_seen_ns, excluded.last_seen_ns), epoch = coalesce(excluded.epoch, epoch),"
+        " seq = coalesce(excluded.seq, seq), lag_s = coalesce(excluded.lag_s, lag_s)",
+        (
+            seen.node, seen.websdr_id, seen.received, seen.accepted, seen.rejected, seen.gaps, seen.samples_lost,
+            seen.last_seen_ns, seen.epoch, seen.seq, seen.lag_s,
+        ),
+    )  # fmt: skip
+
+
+def _keep_rejections(connection: sqlite3.Connection, rejections: Sequence[Rejection]) -> None:
+    connection.executemany(
+        "INSERT INTO rejected (at_ns, peer, node, epoch, seq, reason, field, value, sample) VALUES (?,?,?,?,?,?,?,?,?)",
+        [(r.at_ns, r.peer, r.node, r.epoch, r.seq, r.reason, r.field, r.value, r.sample) for r in rejections],
+    )
+
+
+def _trim(connection: sqlite3.Connection, batch: AcceptedBatch) -> None:
+    """Keep everything that clients can make grow within its bounds."""
+    if batch.rejections:
+        connection.execute(
+            "DELETE FROM rejected WHERE id <= (SELECT max(id) FROM rejected) - ?", (_MAX_REJECTED,)
+        )
+    connection.execute("DELETE FROM ended WHERE id <= (SELECT max(id) FROM ended) - ?", (_MAX_ENDED,))
+    if batch.ledgers:
+        # What is forgotten would be confirmed as zeros: a new boot tells every node that it must ask again.
+        forgotten = connection.execute(
+            "DELETE FROM ledgers WHERE updated <= (SELECT max(updated) FROM ledgers) - ?"
+            " AND (SELECT count(*) FROM ledgers) > ?",
+            (_MAX_LEDGERS, _MAX_LEDGERS),
+        ).rowcount
+        if forgotten:
+            _draw_boot(connection)

@@ -1,0 +1,265 @@
+"""Quality figures of a buffer: level, clipping, noise, SNR and frequency offset, by the definition in docs/quality.md.
+
+One definition, so that two receivers get the same figure for the same signal. The time-domain figures are here, the
+spectral ones rest on `spectrum`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ingestd.formats.measurement import Measurement
+from ingestd.formats.spectrum import (
+    MIN_SAMPLES,
+    estimate,
+    excess_db,
+    find_passband,
+    quantisation_step,
+    tone_bin,
+)
+
+__all__ = ["Calibration", "Figures", "Receiver", "measure"]
+
+#: Aligned block whose mean power is that of a burst [samples].
+_BURST_BLOCK = 64
+#: Samples squared at once: a whole number of burst blocks, and the squares stay in the second-level cache.
+_CHUNK = 512 * _BURST_BLOCK
+
+#: Peaks between these are squared and summed in float32 as they are; others are scaled by a power of two before.
+_SAFE_PEAK = (2.0**-20, 2.0**20)
+
+#: A float sample this close to the rail counts as clipped: drivers differ in what they divide by.
+_FLOAT_RAIL = 0.995
+
+#: Source codes on a rail, by datatype: (NumPy type, at most, at least).
+_RAILS: dict[str, tuple[str, int, int]] = {
+    "cu8": ("u1", 0, 255),
+    "ci8": ("i1", -127, 127),
+    "ci16_le": ("<i2", -32767, 32767),
+}
+
+#: Digits that are kept of levels [dB], ratios [dB], widths and offsets [Hz].
+_DIGITS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Level calibration of one band: power_dbm = power_dbfs + `offset_db`.
+
+    Parameters
+    ----------
+    min_hz, max_hz
+        Centre frequencies it holds for, `max_hz` excluded [Hz].
+    offset_db
+        dBm of a tone of full scale.
+    gain_db
+        Only for measurements at exactly this gain; None = any.
+    """
+
+    min_hz: float
+    max_hz: float
+    offset_db: float
+    gain_db: float | None = None
+
+    def applies(self, frequency_hz: float | None, gain_db: float | None) -> bool:
+        """Whether a measurement at this centre frequency [Hz] and gain is calibrated by this entry."""
+        if frequency_hz is None or not self.min_hz <= frequency_hz < self.max_hz:
+            return False
+        return self.gain_db is None or self.gain_db == gain_db
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """What the registry knows of a receiver: `calibration` (the first entry that applies counts) and passband [Hz]."""
+
+    calibration: tuple[Calibration, ...]
+    bandwidth_hz: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Quality figures of one measurement; None where undefined or not asked for.
+
+    dB and Hz are rounded to 0.01; a level of 0 dBFS is a tone of magnitude 1. `bandwidth_hz` is the width of the
+    passband that noise and SNR were taken in, `bandwidth_source` where it came from.
+    """
+
+    nonfinite_count: int
+    power_dbfs: float | None = None
+    peak_dbfs: float | None = None
+    dc_offset_dbfs: float | None = None
+    clipped_fraction: float | None = None
+    power_dbm: float | None = None
+    noise_dbfs_hz: float | None = None
+    bandwidth_hz: float | None = None
+    bandwidth_source: str | None = None
+    snr_db: float | None = None
+    burst_snr_db: float | None = None
+    frequency_offset_hz: float | None = None
+
+
+class _Signal(NamedTuple):
+    # Finite samples, not silent, scaled so that squares are safe in float32; 2**exponent times them is what was given.
+    # Then mean, largest and largest block mean of their I^2 + Q^2.
+    samples: npt.NDArray[np.complex64]
+    exponent: int
+    mean: float
+    peak: float
+    burst: float
+
+    def dbfs(self, power: float) -> float:
+        return _db(power) + _db(4.0**self.exponent)
+
+
+class _Spectral(NamedTuple):
+    noise_dbfs_hz: float | None = None
+    bandwidth_hz: float | None = None
+    bandwidth_source: str | None = None
+    snr_db: float | None = None
+    burst_snr_db: float | None = None
+    frequency_offset_hz: float | None = None
+
+
+def measure(
+    measurement: Measurement, samples: npt.NDArray[np.complex64], receiver: Receiver | None, *, spectral: bool
+) -> Figures:
+    """Measure the quality of a buffer.
+
+    Any content is measured without an exception or a warning; what is undefined is None.
+
+    Parameters
+    ----------
+    measurement
+        Where the samples came from; its payload holds the source integers that clipping is counted on.
+    samples
+        The same samples as complex64, shape `(n_samples,)`, full scale 1.0; not written to.
+    receiver
+        Of the registered node, or None.
+    spectral
+        Whether noise, SNR and frequency offset are wanted; they cost four fifths of the time.
+
+    Returns
+    -------
+    Figures
+        With `nonfinite_count` > 0 nothing else is defined. Silence has no level.
+    """
+    samples = np.ascontiguousarray(samples)
+    # NaN sets floating-point flags on some processors and NumPy releases; it is looked for in the results instead.
+    with np.errstate(all="ignore"):
+        largest = _largest_component(samples)
+        if not math.isfinite(largest):
+            return Figures(len(samples) - int(np.count_nonzero(np.isfinite(samples))))
+        if not len(samples):
+            return Figures(0)
+        clipped = _clipped_count(measurement, samples, largest) / len(samples)
+        if largest == 0.0:
+            return Figures(0, clipped_fraction=clipped)
+        signal = _signal(samples, largest)
+        found = _Spectral()
+        if spectral and len(samples) >= MIN_SAMPLES:
+            step = quantisation_step(samples, measurement.datatype)
+            found = _measure_spectrum(measurement, receiver, signal, math.ldexp(step, -signal.exponent))
+    power_dbfs = signal.dbfs(signal.mean)
+    dc = abs(complex(signal.samples.mean())) ** 2
+    return Figures(
+        nonfinite_count=0,
+        power_dbfs=_rounded(power_dbfs),
+        peak_dbfs=_rounded(signal.dbfs(signal.peak)),
+        dc_offset_dbfs=_rounded(signal.dbfs(dc)) if dc > 0.0 else None,
+        clipped_fraction=clipped,
+        power_dbm=_power_dbm(measurement, receiver, power_dbfs),
+        **found._asdict(),
+    )
+
+
+def _measure_spectrum(
+    measurement: Measurement, receiver: Receiver | None, signal: _Signal, step: float
+) -> _Spectral:
+    rate_hz = measurement.sample_rate_hz
+    spectrum = estimate(signal.samples)
+    registry_hz = None if receiver is None else receiver.bandwidth_hz
+    passband = find_passband(spectrum, step, rate_hz, measurement.bandwidth_hz, registry_hz)
+    noise_of_bin = float(np.median(spectrum.floor[passband.bins]))
+    noise = noise_of_bin * passband.n_bins
+    total = float(spectrum.mean.sum())
+    # Segments with gaps between them may all miss a short burst.
+    share = float(spectrum.mean[passband.bins].sum()) / total if total > 0.0 else 0.0
+    offset_bins = tone_bin(spectrum, passband, noise_of_bin, signal.mean * share - noise)
+    found = _Spectral(
+        bandwidth_source=passband.source,
+        snr_db=_rounded(excess_db(signal.mean * share, noise)),
+        burst_snr_db=_rounded(excess_db(signal.burst * share, noise)),
+    )
+    bin_hz = 0.0 if rate_hz is None else rate_hz / spectrum.n_bins
+    if not bin_hz:
+        return found
+    return found._replace(
+        noise_dbfs_hz=_rounded(signal.dbfs(noise_of_bin) - _db(bin_hz)) if noise_of_bin > 0.0 else None,
+        bandwidth_hz=_rounded(passband.n_bins * bin_hz),
+        frequency_offset_hz=None if offset_bins is None else _rounded(offset_bins * bin_hz),
+    )
+
+
+def _db(power: float) -> float:
+    return 10.0 * math.log10(power)
+
+
+def _rounded(value: float | None) -> float | None:
+    # Adding zero turns -0.0, which not every JSON reader keeps apart, into 0.0.
+    return None if value is None else round(value, _DIGITS) + 0.0
+
+
+def _largest_component(samples: npt.NDArray[np.complex64]) -> float:
+    # Largest |I| or |Q|; NaN and infinity come through, so one pass also tells whether all is finite.
+    values = samples.view(np.float32)
+    if not len(values):
+        return 0.0
+    high, low = float(values.max()), float(values.min())
+    return math.nan if math.isnan(high + low) else max(high, -low)
+
+
+def _signal(samples: npt.NDArray[np.complex64], largest: float) -> _Signal:
+    exponent = 0
+    if not _SAFE_PEAK[0] <= largest <= _SAFE_PEAK[1]:
+        exponent = math.frexp(largest)[1]
+        samples = np.ldexp(samples.view(np.float32), -exponent).view(np.complex64)
+    values = samples.view(np.float32)
+    total = peak = burst = 0.0
+    for start in range(0, len(values), 2 * _CHUNK):
+        squares = np.square(values[start : start + 2 * _CHUNK])
+        power = squares[0::2] + squares[1::2]
+        peak = max(peak, float(power.max()))
+        n_whole = len(power) - len(power) % _BURST_BLOCK
+        blocks = power[:n_whole].reshape(-1, _BURST_BLOCK).sum(axis=1)
+        total += float(blocks.sum(dtype=np.float64)) + float(power[n_whole:].sum(dtype=np.float64))
+        burst = max(burst, float(blocks.max(initial=0.0)))
+    return _Signal(samples, exponent, total / len(samples), peak, burst / _BURST_BLOCK)
+
+
+def _clipped_count(measurement: Measurement, samples: npt.NDArray[np.complex64], largest: float) -> int:
+    if measurement.datatype not in _RAILS:
+        if largest < _FLOAT_RAIL:
+            return 0
+        return _count_either(np.abs(samples.view(np.float32)) >= np.float32(_FLOAT_RAIL))
+    kind, low, high = _RAILS[measurement.datatype]
+    codes = np.frombuffer(measurement.samples, dtype=kind)
+    if codes.min() > low and codes.max() < high:
+        return 0
+    return _count_either((codes <= low) | (codes >= high))
+
+
+def _count_either(on_rail: npt.NDArray[np.bool_]) -> int:
+    # I and Q lie side by side: a pair of bools that is not 0 as a 16-bit integer has at least one on a rail.
+    return int(np.count_nonzero(on_rail.view(np.uint16)))
+
+
+def _power_dbm(measurement: Measurement, receiver: Receiver | None, power_dbfs: float) -> float | None:
+    for entry in () if receiver is None else receiver.calibration:
+        if entry.applies(measurement.frequency_hz, measurement.gain_db):
+            return _rounded(power_dbfs + entry.offset_db)
+    return None

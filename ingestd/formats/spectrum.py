@@ -1,0 +1,284 @@
+"""Spectrum, noise floor, passband and SNR of a buffer, by the definition in docs/quality.md.
+
+Everything is kept as power per bin (full scale 1.0) instead of power per hertz, so that no figure but those in hertz
+depends on the sample rate, and none overflows with it: the density of a bin is its power times `n_bins / rate`.
+Bins ascend in frequency; bin `n_bins // 2` is the centre frequency.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "MIN_SAMPLES",
+    "Passband",
+    "Spectrum",
+    "estimate",
+    "excess_db",
+    "find_passband",
+    "quantisation_step",
+    "tone_bin",
+]
+
+#: Fewer samples than seven segments of 64 tell no noise floor [samples].
+MIN_SAMPLES = 448
+
+#: Longest segment [samples]: 0.5 kHz a bin at 2 MHz, and a batch of 29 stays in the cache.
+_MAX_SEGMENT = 4096
+#: A median over fewer segments jumps by more than the 0.05 dB that two implementations may differ by.
+_MIN_SEGMENTS = 7
+#: More segments cost time and no longer move the figures; odd, so that the median is one of them.
+_MAX_SEGMENTS = 63
+
+#: Segments transformed at once: their 512 KiB stay in the second-level cache.
+_GROUP = 8
+
+#: The median of an exponential distribution is ln 2 times its mean: unbiased for white noise.
+_MEDIAN_OF_NOISE = math.log(2.0)
+
+#: Sub-bands in which a channel filter is looked for; the shortest segment has one bin in each.
+_N_SUBBANDS = 64
+#: Rank of the sub-band that stands for the floor: a tenth of the band is enough to see it.
+_FLOOR_RANK = 7
+#: A floor within 6 dB of rounding noise is that of the converter and not of the air.
+_ROUNDING_MARGIN = 4.0
+#: A passband stands out by 20 dB; less is a slope.
+_PASSBAND_RISE = 100.0
+
+#: Pin must exceed the noise by 5 %, or the difference is mostly estimation error.
+_MIN_EXCESS = 1.05
+#: A carrier stands 6 dB over the noise density in its bin: noise alone does not, over seven segments and more.
+_CARRIER_RISE = 4.0
+#: Bins on each side of a carrier that its energy may leak into (Hann window).
+_CARRIER_REACH = 2
+
+#: Samples looked at to tell the step of a float recording.
+_STEP_SAMPLES = 4096
+#: Largest distance from the 127.5 lattice [steps]: float32 division leaves 1e-5, other data is far off.
+_STEP_TOLERANCE = 1e-3
+_STEPS = {"ci16_le": 1 / 32768, "ci8": 1 / 128, "cu8": 1 / 127.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """Two estimates of the power in each bin (full scale 1.0), shape `(n_bins,)`, float64, frequency ascending.
+
+    `mean` is the average over the segments and holds all energy; `floor` is the median over the segments over ln 2
+    and holds what is there most of the time.
+    """
+
+    mean: npt.NDArray[np.float64]
+    floor: npt.NDArray[np.float64]
+
+    @property
+    def n_bins(self) -> int:
+        """Number of bins; each is the sample rate over this wide."""
+        return len(self.mean)
+
+
+@dataclass(frozen=True, slots=True)
+class Passband:
+    """Bins `first` to `stop` - 1 of a spectrum, and where they came from: frame, detected, registry or full."""
+
+    first: int
+    stop: int
+    source: str
+
+    @property
+    def n_bins(self) -> int:
+        """Number of bins inside."""
+        return self.stop - self.first
+
+    @property
+    def bins(self) -> slice:
+        """Index of the bins inside."""
+        return slice(self.first, self.stop)
+
+
+@lru_cache(maxsize=8)
+def _window(n_bins: int) -> tuple[npt.NDArray[np.float32], float]:
+    # Periodic Hann, each value twice, so that I and Q are weighted in one real multiplication.
+    weights = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(n_bins) / n_bins)
+    pairs = np.repeat(weights, 2).astype(np.float32)
+    pairs.flags.writeable = False
+    return pairs, float(np.square(weights).sum())
+
+
+def _segment_length(n_samples: int) -> int:
+    length = _MAX_SEGMENT
+    while n_samples < _MIN_SEGMENTS * length:
+        length //= 2
+    return length
+
+
+def estimate(samples: npt.NDArray[np.complex64]) -> Spectrum:
+    """Estimate the spectrum from up to 63 segments spread evenly over the buffer.
+
+    Parameters
+    ----------
+    samples
+        Shape `(n_samples,)`, contiguous, at least `MIN_SAMPLES`, finite, within about 2**20 of full scale (squares of
+        sums are taken in float32).
+    """
+    n_bins = _segment_length(len(samples))
+    n_segments = min(len(samples) // n_bins, _MAX_SEGMENTS)
+    n_segments -= 1 - n_segments % 2
+    starts = [i * (len(samples) - n_bins) // (n_segments - 1) for i in range(n_segments)]
+    window, energy = _window(n_bins)
+    power = _periodograms(samples, starts, window)
+    # The median along the contiguous axis of a transposed copy takes a sixth of np.median(axis=0).
+    by_bin = np.ascontiguousarray(power.T)
+    by_bin.partition(n_segments // 2, axis=1)
+    unit = 1.0 / (n_bins * energy)
+    return Spectrum(
+        mean=np.fft.fftshift(power.mean(axis=0)).astype(np.float64) * unit,
+        floor=np.fft.fftshift(by_bin[:, n_segments // 2]).astype(np.float64) * (unit / _MEDIAN_OF_NOISE),
+    )
+
+
+def _periodograms(
+    samples: npt.NDArray[np.complex64], starts: list[int], window: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    # Squared magnitudes, shape (n_segments, n_bins), in the order of the transform. A few segments at a time: fresh
+    # memory for all of them at once costs more in page faults than the transforms themselves.
+    n_bins = len(window) // 2
+    values = samples.view(np.float32)
+    power = np.empty((len(starts), n_bins), np.float32)
+    segments = np.empty((_GROUP, n_bins), np.complex64)
+    weighted = segments.view(np.float32)
+    for first in range(0, len(starts), _GROUP):
+        group = starts[first : first + _GROUP]
+        for row, start in zip(weighted, group, strict=False):
+            np.multiply(values[2 * start : 2 * (start + n_bins)], window, out=row)
+        transformed = np.fft.fft(segments[: len(group)], axis=1)
+        # NumPy before 2.0 transforms in double precision.
+        parts = transformed.view(transformed.real.dtype)
+        np.square(parts, out=parts)
+        np.add(parts[:, 0::2], parts[:, 1::2], out=power[first : first + len(group)])
+    return power
+
+
+def quantisation_step(samples: npt.NDArray[np.complex64], datatype: str) -> float:
+    """Step of the converter that the samples came from, full scale 1.0; 0.0 where it cannot be told.
+
+    Parameters
+    ----------
+    samples
+        Shape `(n_samples,)`, contiguous, finite; only the first 4096 are looked at, and only for `cf32_le`.
+    datatype
+        Out of `measurement.DATATYPES`.
+    """
+    if datatype in _STEPS:
+        return _STEPS[datatype]
+    values = samples[:_STEP_SAMPLES].view(np.float32).astype(np.float64)
+    for step in (1 / 128, 1 / 32768):
+        codes = values / step
+        if np.array_equal(codes, np.rint(codes)):
+            return step
+    codes = values * 127.5 - 0.5
+    on_lattice = bool((np.abs(codes - np.rint(codes)) <= _STEP_TOLERANCE).all())
+    return 1 / 127.5 if on_lattice else 0.0
+
+
+def find_passband(
+    spectrum: Spectrum, step: float, rate_hz: float | None, frame_hz: float | None, registry_hz: float | None
+) -> Passband:
+    """Choose the passband: that of the frame, else a detected one, else that of the registry, else the full band.
+
+    Parameters
+    ----------
+    spectrum
+        Of the buffer.
+    step
+        `quantisation_step`, in the units of the spectrum.
+    rate_hz
+        Sample rate [Hz]; where it is None a width in hertz cannot be placed and is passed over.
+    frame_hz, registry_hz
+        Widths, centred, as sent with the frame and as registered for the node [Hz], or None.
+    """
+    if frame_hz is not None and rate_hz is not None:
+        return _centred(spectrum.n_bins, frame_hz / rate_hz, "frame")
+    detected = _detect(spectrum, step)
+    if detected is not None:
+        return detected
+    if registry_hz is not None and rate_hz is not None:
+        return _centred(spectrum.n_bins, registry_hz / rate_hz, "registry")
+    return Passband(0, spectrum.n_bins, "full")
+
+
+def _centred(n_bins: int, share: float, source: str) -> Passband:
+    centre = n_bins // 2
+    reach = int(min(share, 1.0) * centre)
+    return Passband(centre - reach, min(centre + reach + 1, n_bins), source)
+
+
+def _detect(spectrum: Spectrum, step: float) -> Passband | None:
+    levels = np.median(spectrum.floor.reshape(_N_SUBBANDS, -1), axis=1)
+    floor = float(np.partition(levels, _FLOOR_RANK - 1)[_FLOOR_RANK - 1])
+    highest = float(levels.max())
+    # Rounding to steps of I and of Q is noise of step**2 / 6, spread evenly over the bins.
+    rounding = step * step / (6.0 * spectrum.n_bins)
+    if (
+        step <= 0.0
+        or highest <= 0.0
+        or floor > _ROUNDING_MARGIN * rounding
+        or highest < _PASSBAND_RISE * floor
+    ):
+        return None
+    inside = levels > math.sqrt(floor) * math.sqrt(highest)
+    first = stop = int(levels.argmax())
+    while first > 0 and inside[first - 1]:
+        first -= 1
+    while stop < _N_SUBBANDS and inside[stop]:
+        stop += 1
+    width = spectrum.n_bins // _N_SUBBANDS
+    return Passband(first * width, stop * width, "detected")
+
+
+def excess_db(power: float, noise: float) -> float | None:
+    """SNR [dB] of a power that includes the noise; None where there is no noise or hardly more than noise."""
+    if noise <= 0.0 or power <= _MIN_EXCESS * noise:
+        return None
+    return 10.0 * math.log10((power - noise) / noise)
+
+
+def tone_bin(spectrum: Spectrum, passband: Passband, noise: float, signal: float) -> float | None:
+    """Find the carrier: its distance from the centre frequency [bins], None where no one carrier holds the signal.
+
+    Parameters
+    ----------
+    spectrum
+        Of the buffer.
+    passband
+        Where to look; the neighbours of its edge bins may lie outside, and wrap around at the ends of the band.
+    noise
+        Noise power in one bin.
+    signal
+        Power of the whole signal, without noise; a burst or a modulated one has less than half of it in five bins.
+    """
+    mean = spectrum.mean
+    peak = passband.first + int(mean[passband.bins].argmax())
+    if mean[peak] <= 0.0 or mean[peak] < _CARRIER_RISE * noise:
+        return None
+    around = mean.take(range(peak - _CARRIER_REACH, peak + _CARRIER_REACH + 1), mode="wrap")
+    if around.sum() - len(around) * noise < 0.5 * signal:
+        return None
+    return peak - spectrum.n_bins // 2 + _vertex(*around[_CARRIER_REACH - 1 : _CARRIER_REACH + 2].tolist())
+
+
+def _vertex(before: float, middle: float, after: float) -> float:
+    # On the logarithm, where the main lobe of the window is close to a parabola. A neighbour of exactly zero (an ideal
+    # tone of a few bins) counts as very low.
+    lowest = middle * 1e-30
+    if lowest == 0.0:
+        return 0.0
+    left = math.log(max(before, lowest) / middle)
+    right = math.log(max(after, lowest) / middle)
+    if left + right >= 0.0:
+        return 0.0
+    return max(-0.5, min(0.5, 0.5 * (left - right) / (left + right)))

@@ -1,0 +1,144 @@
+"""The REP socket: one request in, one reply out to whoever asked.
+
+It is a ROUTER that speaks the envelope of REQ and REP (guide, "The Request-Reply Mechanisms"): a REP socket answers in
+strict turn, so that a catalog query would hold up everybody, and a client that dies between its request and the reply
+could wedge it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import zmq
+
+from ingestd.errors import ConfigError
+from ingestd.formats.protocol import MAX_REQUEST_BYTES
+from ingestd.roles.zap import start_zap
+
+__all__ = ["QuerySocket", "Question", "open_query_socket"]
+
+#: Requests that wait per peer [count]: each may be 64 KiB.
+_RCVHWM = 32
+
+#: Replies that wait per peer [count]; libzmq drops what is beyond. It learns in steps of half of this what was sent,
+#: so a peer may have at least 128 requests under way and gets every reply; a REQ client has one.
+_SNDHWM = 256
+
+#: Large replies that a peer has not taken yet [bytes]: with more it gets no further one.
+_MAX_UNTAKEN_BYTES = 4 * 2**20
+
+#: From here on replies are counted as large [bytes]: what libzmq is done with is told by pyzmq from this size on.
+_LARGE_BYTES = 64 * 2**10
+
+#: Clients at the same time [count].
+MAX_CONNECTIONS = 64
+
+#: A peer that has not finished its handshake by then is dropped [ms].
+_HANDSHAKE_MS = 5000
+
+#: Dead peers are found by TCP keepalive [s, s, count].
+_KEEPALIVE_IDLE_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT = 60, 15, 4
+
+#: Parts before the empty delimiter [count]: our peer's identity, and one for each proxy on the way.
+_MAX_ENVELOPE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One message; `envelope` goes in front of the reply and is empty where there can be none (no delimiter).
+
+    `body` is the first part after the delimiter, `n_parts` how many there were; a request has one.
+    """
+
+    envelope: tuple[bytes, ...]
+    body: bytes
+    n_parts: int
+
+
+class QuerySocket:
+    """Bound ROUTER socket; nothing blocks."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self._untaken: deque[tuple[bytes, int, zmq.MessageTracker]] = deque()
+
+    @property
+    def socket(self) -> zmq.Socket[bytes]:
+        """For polling only."""
+        return self._socket
+
+    def receive(self) -> Question | None:
+        """Take the next message; None where none is waiting."""
+        envelope: list[bytes] = []
+        body, n_parts, delimited = b"", 0, False
+        try:
+            while True:
+                # Parts of one message arrive together, so only the first of them can be missing.
+                part = self._socket.recv(zmq.NOBLOCK)
+                if delimited:
+                    body = body if n_parts else part
+                    n_parts += 1
+                elif len(envelope) <= _MAX_ENVELOPE:
+                    envelope.append(part)
+                    delimited = part == b"" and len(envelope) > 1
+                if not self._socket.getsockopt(zmq.RCVMORE):
+                    return Question(tuple(envelope) if delimited else (), body, n_parts)
+        except zmq.Again:
+            return None
+
+    def reply(self, envelope: tuple[bytes, ...], body: bytes) -> None:
+        """Send a reply; one whose client is gone, or does not read, is dropped."""
+        # Without ROUTER_MANDATORY libzmq drops what it cannot route or queue, and raises nothing.
+        for part in envelope:
+            self._socket.send(part, zmq.SNDMORE)
+        if len(body) < _LARGE_BYTES:
+            self._socket.send(body)
+        else:
+            tracker = self._socket.send(body, copy=False, track=True)
+            self._untaken.append((envelope[0], len(body), tracker))
+
+    def takes_replies(self, envelope: tuple[bytes, ...]) -> bool:
+        """Whether a peer has taken its large replies so far; what it leaves in our memory must be bounded."""
+        self._untaken = deque(one for one in self._untaken if not one[2].done)
+        untaken_bytes = sum(size_bytes for peer, size_bytes, _ in self._untaken if peer == envelope[0])
+        return untaken_bytes < _MAX_UNTAKEN_BYTES
+
+
+@contextlib.contextmanager
+def open_query_socket(endpoint: str) -> Iterator[QuerySocket]:
+    """Bind the socket for the length of a `with` block.
+
+    Raises
+    ------
+    ConfigError
+        The endpoint cannot be bound.
+    """
+    context = zmq.Context(io_threads=1)
+    socket = context.socket(zmq.ROUTER)
+    try:
+        with start_zap(context, max_connections=MAX_CONNECTIONS) as doorkeeper:
+            socket.set(zmq.LINGER, 0)
+            socket.set(zmq.SNDHWM, _SNDHWM)
+            socket.set(zmq.RCVHWM, _RCVHWM)
+            socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
+            socket.set(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+            socket.set(zmq.ZAP_DOMAIN, b"query")
+            socket.set(zmq.TCP_KEEPALIVE, 1)
+            socket.set(zmq.TCP_KEEPALIVE_IDLE, _KEEPALIVE_IDLE_S)
+            socket.set(zmq.TCP_KEEPALIVE_INTVL, _KEEPALIVE_INTERVAL_S)
+            socket.set(zmq.TCP_KEEPALIVE_CNT, _KEEPALIVE_COUNT)
+            doorkeeper.watch(socket)
+            try:
+                socket.bind(endpoint)
+            except zmq.ZMQError as error:
+                raise ConfigError(
+                    f"query.endpoint: cannot bind {endpoint}: {error.strerror or error}"
+                ) from error
+            yield QuerySocket(socket)
+            socket.close()
+    finally:
+        socket.close()
+        context.destroy(linger=0)

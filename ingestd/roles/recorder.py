@@ -1,0 +1,153 @@
+"""The uploader's word to the catalog: best effort, because the objects are what counts.
+
+An entry is released whether or not its record could be written: a full disk would otherwise never empty. What did not
+get through waits in memory, and what is lost with the process is put right by the next audit.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from ingestd.catalog import Catalog, FailedEntry, StoredEntry
+from ingestd.errors import CatalogError, FrameError, SpoolError
+from ingestd.formats import frame as wire
+from ingestd.formats import metadata
+from ingestd.formats.measurement import Identity
+from ingestd.logs import RateLimit
+from ingestd.roles.book import catalog_path
+from ingestd.roles.context import RoleContext
+from ingestd.roles.status import Slot
+from ingestd.spool import Claim
+from ingestd.storage.pair import Pair, PairOutcome, PairResult
+
+__all__ = ["Recorder"]
+
+log = structlog.get_logger(__name__)
+
+#: Records that wait in memory [count]; the oldest are given up first, and found again by the next audit.
+_MAX_WAITING = 5000
+
+_Write = Callable[[Catalog], None]
+
+
+class Recorder:
+    """Writes records of one uploader. Thread-safe.
+
+    Parameters
+    ----------
+    context
+        Of the uploader.
+    """
+
+    def __init__(self, context: RoleContext) -> None:
+        self._row = context.row
+        self._settings = context.settings
+        self._lock = threading.Lock()
+        self._catalog: Catalog | None = None
+        self._waiting: list[_Write] = []
+        self._limit = RateLimit(per_s=0.1, burst=3, clock=time.monotonic)
+
+    def stored(self, claim: Claim, document: dict[str, Any], pair: Pair, outcome: PairOutcome) -> None:
+        """Record that the pair of an entry is in the store."""
+        entry = StoredEntry(
+            name=claim.name,
+            document=document,
+            keys=outcome.keys,
+            copy=outcome.copy,
+            content_crc=pair.content_crc,
+            etag=outcome.etag,
+            stored_at_ns=time.time_ns(),
+            accepted_at_ns=claim.receive_ns,
+            frame_bytes=claim.size_bytes,
+            replaces=outcome.result is PairResult.OVERWRITTEN,
+        )
+        conflict = outcome.result in (PairResult.CONFLICT_STORED, PairResult.OVERWRITTEN)
+        if conflict:
+            log.warning("conflict", key=outcome.keys.npy, copy=outcome.copy, result=str(outcome.result))
+        log.info("entry_stored", entry=claim.name, key=outcome.keys.npy, size_bytes=pair.npy.size_bytes)
+        counters = {"conflicts": int(conflict), "stored_bytes": pair.npy.size_bytes}
+        self._write(lambda opened: opened.record_stored([entry], counters))
+
+    def ended(self, name: str, counter: str) -> None:
+        """Record that an entry ended without objects of its own (`duplicates`, `superseded`)."""
+        log.info("entry_repeated", entry=name, counted_as=counter)
+        self._write(lambda opened: opened.record_duplicate(name, counter))
+
+    def failed(self, claim: Claim, reason: str, error: str) -> None:
+        """Record that an entry goes to failed/."""
+        entry = FailedEntry(
+            claim.name, _document(claim), reason, error, time.time_ns(), claim.receive_ns, claim.size_bytes
+        )  # fmt: skip
+        self._write(lambda opened: opened.record_failed(entry))
+
+    def was_ours(self, name: str, identity: Identity, content_crc: int) -> bool:
+        """Whether what is in the store was put there for this very entry, by a try whose end nobody saw.
+
+        Where the catalog does not know, the first to ask for an unrecorded pair is taken for its owner: then one of
+        several equal frames is counted as stored and the others as duplicates.
+        """
+        try:
+            owner = self._open().stored_entry_of(identity, content_crc)
+        except CatalogError as error:
+            self._skipped(error)
+            return False
+        return owner is None or owner == name
+
+    def is_newer(self, name: str, identity: Identity) -> bool:
+        """Whether an entry was accepted after the one whose objects have the name now (policy `overwrite`)."""
+        try:
+            holder = self._open().newest_stored_entry(identity)
+        except CatalogError as error:
+            self._skipped(error)
+            return True
+        return holder is None or name > holder
+
+    def flush(self) -> None:
+        """Try again what the catalog did not take."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for i, write in enumerate(waiting):
+            try:
+                write(self._open())
+            except CatalogError as error:
+                with self._lock:
+                    self._waiting = waiting[i:] + self._waiting
+                self._skipped(error)
+                return
+
+    def _write(self, write: _Write) -> None:
+        try:
+            write(self._open())
+        except CatalogError as error:
+            with self._lock:
+                self._waiting.append(write)
+                del self._waiting[:-_MAX_WAITING]
+            self._skipped(error)
+
+    def _open(self) -> Catalog:
+        with self._lock:
+            if self._catalog is None:
+                path = catalog_path(self._settings.state_directory)
+                self._catalog = Catalog.open(path, bucket=self._settings.minio.bucket_raw_iq)
+            return self._catalog
+
+    def _skipped(self, error: CatalogError) -> None:
+        self._row.add(Slot.CATALOG_SKIPPED)
+        allowed, suppressed = self._limit.admit()
+        if allowed:
+            log.warning(
+                "catalog_skipped", error=str(error), waiting=len(self._waiting), suppressed=suppressed
+            )
+
+
+def _document(claim: Claim) -> dict[str, Any] | None:
+    """What can be read of a frame that failed."""
+    try:
+        return metadata.accepted_document(wire.parse(claim.read()))
+    except (FrameError, SpoolError):
+        return None

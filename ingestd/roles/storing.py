@@ -1,0 +1,142 @@
+"""From a claim to a stored pair: read, check, encode, measure, upload, record."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+from ingestd.errors import FrameError
+from ingestd.formats import frame as wire
+from ingestd.formats import metadata, npy, quality
+from ingestd.formats.checksum import crc32c
+from ingestd.formats.measurement import Measurement
+from ingestd.roles.context import RoleContext
+from ingestd.roles.status import Phase, Slot
+from ingestd.storage.locks import IdentityLocks
+from ingestd.storage.pair import Pair, PairOutcome, PairResult, store_pair
+from ingestd.storage.port import ObjectStore
+
+if TYPE_CHECKING:
+    from ingestd.config import Settings
+    from ingestd.roles.recorder import Recorder
+    from ingestd.spool import Claim
+
+__all__ = ["Storing", "encode_pair"]
+
+
+def encode_pair(measurement: Measurement, settings: Settings) -> tuple[Pair, dict[str, object]]:
+    """Make both objects of a measurement; a pure function of the frame and the settings.
+
+    Parameters
+    ----------
+    measurement
+        As parsed.
+    settings
+        `uploader.quality`, `storage.sha256` and the registry are used.
+
+    Returns
+    -------
+    tuple
+        The pair, and its metadata document.
+    """
+    encoded = npy.encode(measurement)
+    figures = None
+    if settings.uploader.quality == "missing":
+        sent = measurement.metrics
+        figures = quality.measure(
+            measurement,
+            encoded.samples(),
+            settings.receiver_of(measurement.node, measurement.websdr_id),
+            spectral=sent.get("snr_db") is None or sent.get("frequency_offset_hz") is None,
+        )
+    sha256 = None
+    if settings.storage.sha256:
+        digest = hashlib.sha256(encoded.header)
+        digest.update(encoded.payload)
+        sha256 = digest.hexdigest()
+    document = metadata.document(measurement, encoded, figures, sha256)
+    document_bytes = metadata.encode(document)
+    return Pair.of(measurement.identity, encoded, document, document_bytes, crc32c(document_bytes)), document
+
+
+class Storing:
+    """Takes claims as far as the store.
+
+    Parameters
+    ----------
+    context
+        Of the uploader.
+    store
+        Client of the object store.
+    recorder
+        Told what became of each entry.
+    """
+
+    def __init__(self, context: RoleContext, store: ObjectStore, recorder: Recorder) -> None:
+        self._row = context.row
+        self._settings = context.settings
+        self._store = store
+        self._recorder = recorder
+        self._locks = IdentityLocks(os.path.join(context.settings.state_directory, "locks"))
+
+    def store(self, claim: Claim) -> PairResult:
+        """Store the pair of a claimed entry and record it.
+
+        Raises
+        ------
+        FrameError
+            The entry is not what was accepted, or no frame: it cannot be stored by anybody.
+        ConflictError
+            Other content has the identity, and the policy is to reject.
+        StoreError
+            Not now.
+        SpoolBroken
+            The entry cannot be read.
+        """
+        self._phase(Phase.ENCODING)
+        frame = claim.read()
+        if not claim.intact(frame):
+            raise FrameError(
+                "msgpack", "", f"{len(frame)} bytes", "the bytes that were accepted (checksum in the name)"
+            )
+        measurement = wire.parse(frame)
+        pair, document = encode_pair(measurement, self._settings)
+        self._phase(Phase.UPLOADING)
+        outcome = store_pair(
+            self._store,
+            pair,
+            self._settings.storage.on_conflict,
+            is_newer=lambda: self._recorder.is_newer(claim.name, measurement.identity),
+            lock=self._locks.hold,
+        )
+        self._tell(claim, measurement, pair, document, outcome)
+        return outcome.result
+
+    def _tell(
+        self,
+        claim: Claim,
+        measurement: Measurement,
+        pair: Pair,
+        document: dict[str, object],
+        outcome: PairOutcome,
+    ) -> None:
+        row = self._row
+        result = outcome.result
+        if result is PairResult.SUPERSEDED:
+            self._recorder.ended(claim.name, "superseded")
+        elif result in (PairResult.REPEATED, PairResult.CONFLICT_REPEATED) and not self._recorder.was_ours(
+            claim.name, measurement.identity, pair.content_crc
+        ):
+            row.add(Slot.DUPLICATES)
+            self._recorder.ended(claim.name, "duplicates")
+        else:
+            row.add(Slot.STORED)
+            row.add(Slot.STORED_BYTES, pair.npy.size_bytes)
+            self._recorder.stored(claim, document, pair, outcome)
+        if result in (PairResult.CONFLICT_STORED, PairResult.OVERWRITTEN):
+            row.add(Slot.CONFLICTS)
+
+    def _phase(self, phase: Phase) -> None:
+        self._row.phase(phase, time.monotonic_ns())

@@ -1,0 +1,285 @@
+"""The embedded default: a local directory with the layout of the bucket and the promise of a PUT that returned 200.
+
+`{directory}/{bucket}/{key}`. An object appears whole or not at all: it is written under `.tmp/`, synced, linked to
+its name (EEXIST is this store's If-None-Match), and the directories that got a new name are synced before success.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Iterator
+
+from ingestd.errors import (
+    StoreBusy,
+    StoreCorrupt,
+    StoreDenied,
+    StoreError,
+    StoreMisconfigured,
+    StoreRefused,
+    StoreUnreachable,
+)
+from ingestd.formats.checksum import crc32c_extend
+from ingestd.storage.keys import check_bucket, check_key
+from ingestd.storage.port import Body, ObjectInfo, PutResult, StoreProfile
+
+__all__ = ["DirectoryStore"]
+
+#: Where objects are written before they get their name; the dot keeps it out of listings.
+_SCRATCH = ".tmp"
+
+#: A scratch file this old [s] is the remains of a killed process: no upload takes an hour.
+_STALE_SCRATCH_S = 3600.0
+
+#: One read while checksumming [bytes].
+_CHUNK_BYTES = 1 << 20
+
+#: What an error number means; everything else is the disk's fault.
+_MEANING: dict[int, type[StoreError]] = {
+    errno.EACCES: StoreDenied,
+    errno.EPERM: StoreDenied,
+    errno.EROFS: StoreDenied,
+    errno.ENOENT: StoreMisconfigured,
+    errno.ENOTDIR: StoreMisconfigured,
+    errno.EXDEV: StoreMisconfigured,
+    errno.ENAMETOOLONG: StoreRefused,
+    errno.EISDIR: StoreRefused,
+    errno.EFBIG: StoreRefused,
+    errno.ENOSPC: StoreBusy,
+    errno.EDQUOT: StoreBusy,
+    errno.EMFILE: StoreBusy,
+    errno.ENFILE: StoreBusy,
+    errno.EMLINK: StoreBusy,
+}
+
+
+class DirectoryStore:
+    """A bucket in a local directory. Thread-safe; any number of processes may use the same directory.
+
+    Parameters
+    ----------
+    directory
+        Root; the bucket is a directory in it.
+    bucket
+        Name of the bucket.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], bucket: str) -> None:
+        self._root = os.path.abspath(os.fspath(directory))
+        self._bucket = check_bucket(bucket)
+        self._base = os.path.join(self._root, bucket)
+        self._scratch = os.path.join(self._base, _SCRATCH)
+        self._numbers = itertools.count()
+        self._profile = StoreProfile("directory", "fdatasync", "link")
+
+    @property
+    def bucket(self) -> str:
+        """Name of the bucket."""
+        return self._bucket
+
+    @property
+    def endpoint(self) -> str:
+        """Directory that the bucket is in."""
+        return self._root
+
+    @property
+    def profile(self) -> StoreProfile:
+        """Always the same."""
+        return self._profile
+
+    def probe(self, *, make_bucket: bool = True) -> StoreProfile:
+        """Make the bucket's directory if absent, remove what killed processes left, and try a write."""
+        with self._errors(self._base):
+            if make_bucket:
+                self._make(self._scratch)
+            self._sweep()
+        self.check()
+        return self._profile
+
+    def _sweep(self) -> None:
+        horizon_s = time.time() - _STALE_SCRATCH_S
+        with os.scandir(self._scratch) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.stat(follow_symlinks=False).st_mtime < horizon_s:
+                        os.unlink(entry.path)
+
+    def check(self) -> None:
+        """Whether a file can be made here."""
+        with self._errors(self._base):
+            path = self._scratch_path()
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+            os.unlink(path)
+
+    def put_new(self, key: str, body: Body) -> PutResult:
+        """Write, sync, link to a name that must be new."""
+        path = self._path(key)
+        # Without this every duplicate would write a whole file only to throw it away; link() below still decides.
+        if os.path.lexists(path):
+            return PutResult(created=False, etag="")
+        with self._errors(key), self._written(body) as scratch:
+            self._make(os.path.dirname(path))
+            try:
+                os.link(scratch, path)
+            except FileExistsError:
+                return PutResult(created=False, etag="")
+            _sync_directory(os.path.dirname(path))
+        return PutResult(created=True, etag=_etag(body.crc32c))
+
+    def put(self, key: str, body: Body) -> str:
+        """Write, sync, rename over whatever is there."""
+        path = self._path(key)
+        with self._errors(key), self._written(body) as scratch:
+            self._make(os.path.dirname(path))
+            os.rename(scratch, path)
+            _sync_directory(os.path.dirname(path))
+        return _etag(body.crc32c)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Size, time and checksum; the file is read for the latter."""
+        with self._errors(key):
+            try:
+                file = open(self._path(key), "rb", buffering=0)  # noqa: SIM115 - closed by the with below
+            except FileNotFoundError:
+                self._demand_bucket()
+                return None
+            with file:
+                info = os.fstat(file.fileno())
+                crc, size_bytes = 0, 0
+                while chunk := file.read(_CHUNK_BYTES):
+                    crc, size_bytes = crc32c_extend(crc, chunk), size_bytes + len(chunk)
+        return ObjectInfo(key, size_bytes, _etag(crc), crc, info.st_mtime_ns)
+
+    def same(self, info: ObjectInfo, body: Body) -> bool:
+        """Compare size and checksum."""
+        return info.size_bytes == body.size_bytes and info.crc32c == body.crc32c
+
+    def get(self, key: str, max_bytes: int) -> bytes | None:
+        """Read the file."""
+        with self._errors(key):
+            try:
+                file = open(self._path(key), "rb", buffering=0)  # noqa: SIM115 - closed by the with below
+            except FileNotFoundError:
+                self._demand_bucket()
+                return None
+            with file:
+                if os.fstat(file.fileno()).st_size > max_bytes:
+                    raise StoreCorrupt(f"{key} has over {max_bytes} bytes")
+                return file.readall()
+
+    def delete(self, key: str) -> None:
+        """Unlink, and sync the directory."""
+        path = self._path(key)
+        with self._errors(key):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                self._demand_bucket()
+                return
+            _sync_directory(os.path.dirname(path))
+
+    def list(self, prefix: str, start_after: str = "") -> Iterator[ObjectInfo]:
+        """Walk the tree in the order of keys."""
+        with self._errors(self._base):
+            self._demand_bucket()
+        yield from self._walk("", prefix, start_after)
+
+    def _walk(self, parent: str, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
+        with self._errors(parent or self._base):
+            try:
+                with os.scandir(os.path.join(self._base, parent)) as found:
+                    entries = [(e.name + "/" * e.is_dir(follow_symlinks=False), e) for e in found]
+            except FileNotFoundError:
+                return
+        # S3 orders by the bytes of the whole key, where the slash after a directory's name counts.
+        for name, entry in sorted(entries, key=lambda named: named[0].encode()):
+            key = parent + name
+            if key == f"{_SCRATCH}/" or not (key.startswith(prefix) or prefix.startswith(key)):
+                continue
+            if name.endswith("/"):
+                if key > start_after or start_after.startswith(key):
+                    yield from self._walk(key, prefix, start_after)
+            elif key > start_after and key.startswith(prefix) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    info = entry.stat()
+                    yield ObjectInfo(key, info.st_size, "", None, info.st_mtime_ns)
+
+    def url(self, key: str, expires_s: int) -> str:  # noqa: ARG002 - a file's URL does not expire
+        """file:// URL of the object."""
+        return pathlib.Path(self._path(key)).as_uri()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self._base, check_key(key))
+
+    def _scratch_path(self) -> str:
+        return os.path.join(self._scratch, f"{os.getpid()}-{threading.get_native_id()}-{next(self._numbers)}")
+
+    @contextlib.contextmanager
+    def _written(self, body: Body) -> Iterator[str]:
+        """Path of a synced scratch file with the body; it is gone at the end, whatever happens."""
+        self._demand_bucket()
+        path = self._scratch_path()
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                _write(fd, body.parts)
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+            yield path
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def _make(self, path: str) -> None:
+        """Make a directory with its parents; each new name is synced in the directory that holds it."""
+        if os.path.isdir(path):
+            return
+        parent = os.path.dirname(path)
+        self._make(parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o755)
+        _sync_directory(parent)
+
+    def _demand_bucket(self) -> None:
+        """A bucket that vanished is not made again behind the operator's back."""
+        if not os.path.isdir(self._scratch):
+            raise StoreMisconfigured(
+                f"{self._base} is gone; bring it back, or restart ingestd to begin a new one"
+            )
+
+    @contextlib.contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            kind = _MEANING.get(error.errno or 0, StoreUnreachable)
+            raise kind(f"{self._root}: {what}: {error.strerror}") from error
+
+
+def _etag(crc32c: int) -> str:
+    return f"{crc32c:08x}"
+
+
+def _write(fd: int, parts: tuple[bytes | memoryview, ...]) -> None:
+    """Write all parts; a short write is continued, not taken for success."""
+    for part in parts:
+        view = memoryview(part).cast("B")
+        while view:
+            view = view[os.write(fd, view) :]
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
