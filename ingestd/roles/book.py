@@ -47,10 +47,11 @@ def catalog_path(state_directory: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A rejected frame: when, from where, why, whose, and the name of the sample that was kept of it."""
+    """A rejected frame: when, from where, how long, why, whose, and the name of the sample that was kept of it."""
 
     at_ns: int
     peer: str
+    size_bytes: int
     error: FrameError
     origin: Origin | None
     sample: str | None
@@ -150,10 +151,14 @@ class Book:
                 log.warning("seq_reused", node=node, epoch=epoch, seq=seq, suppressed=suppressed)
         self._waiting.ledgers.add((node, epoch))
         gaps, lost = ledger.gaps - gaps, ledger.samples_lost - lost
-        self._row.add(Slot.SEQ_GAPS, gaps)
-        self._status.add_node(name, NodeSlot.GAPS, gaps)
+        self._count_gaps(name, gaps)
         self._status.add_node(name, NodeSlot.SAMPLES_LOST, lost)
         return gaps, lost
+
+    def _count_gaps(self, name: str | None, gaps: int) -> None:
+        """Count numbers that were skipped, or (negative) that came after all."""
+        self._row.add(Slot.SEQ_GAPS, gaps)
+        self._status.add_node(name, NodeSlot.GAPS, gaps)
 
     def _was_another(self, node: str, epoch: int, seq: int, name: EntryName) -> bool:
         """Whether the catalog knows another frame under this number."""
@@ -176,16 +181,26 @@ class Book:
                 )
             )  # fmt: skip
         waiting.count("received")
+        waiting.count("received_bytes", refused.size_bytes)
         waiting.count(f"rejected:{error.reason}")
-        if origin is not None:
-            self._ledger(origin.node, origin.epoch).note_rejected(origin.seq, error.reason)
-            waiting.ledgers.add((origin.node, origin.epoch))
-            registered = self._settings.node_of(origin.node, -1)
-            self._status.add_node(None if registered is None else registered.name, NodeSlot.REJECTED)
-            self._see(
-                NodeSeen(origin.node, None, received=1, rejected=1, last_seen_ns=refused.at_ns, epoch=origin.epoch,
-                         seq=origin.seq)
-            )  # fmt: skip
+        registered = None if origin is None else self._settings.node_of(origin.node, -1)
+        name = None if registered is None else registered.name
+        self._status.add_node(name, NodeSlot.RECEIVED)
+        self._status.add_node(name, NodeSlot.REJECTED)
+        if origin is None:
+            return
+        ledger = self._ledger(origin.node, origin.epoch)
+        gaps = ledger.gaps
+        ledger.note_rejected(origin.seq, error.reason)
+        gaps = ledger.gaps - gaps
+        self._count_gaps(name, gaps)
+        waiting.ledgers.add((origin.node, origin.epoch))
+        self._see(
+            NodeSeen(
+                name or origin.node, None, received=1, rejected=1, gaps=gaps, last_seen_ns=refused.at_ns,
+                epoch=origin.epoch, seq=origin.seq,
+            )
+        )  # fmt: skip
 
     def _see(self, seen: NodeSeen) -> None:
         """Add to what is known of a node since the last flush."""

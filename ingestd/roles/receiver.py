@@ -24,6 +24,7 @@ from ingestd.logs import RateLimit
 from ingestd.roles.book import Book, Refused
 from ingestd.roles.context import RoleContext
 from ingestd.roles.inbox import Inbox, Received, open_inbox
+from ingestd.roles.memory import bound_address_space
 from ingestd.roles.status import NodeSlot, Phase, Slot, Text
 from ingestd.roles.surveyor import Surveyor
 from ingestd.spool import RejectedSamples, SpoolLayout, SpoolWriter, StagedEntry
@@ -56,6 +57,10 @@ _IMPLAUSIBLE_AHEAD_NS = 60 * 10**9
 
 #: A commit that takes longer is named in health [ns].
 _SLOW_COMMIT_NS = 10**9
+
+#: Address space beyond that of the start and of a few of the longest frames [bytes]: 64 peers with four frames of a
+#: megabyte each are an eighth of it; endless parts of one message are not.
+_ADDRESS_SPACE_BYTES = 2 * 2**30
 
 
 @dataclass(slots=True)
@@ -213,7 +218,7 @@ class Receiver:
         self._row.reject(error.reason)
         sample = self._samples.keep(received.frame, error.reason, now_ns)
         origin = wire.origin(received.frame) if received.n_parts == 1 else None
-        self._book.note_rejected(Refused(now_ns, received.peer, error, origin, sample))
+        self._book.note_rejected(Refused(now_ns, received.peer, len(received.frame), error, origin, sample))
         allowed, suppressed = self._log_limit.admit()
         if allowed:
             log.warning(
@@ -243,6 +248,8 @@ class Receiver:
             received, self._held = self._held, None
             self._take(received)
             self._commit()
+            if not self._writer.staged:
+                self._accept_again()
 
     def _refuse(self, why: str) -> None:
         if self._row.get(Slot.ACCEPTING) or self._row.get_text(Text.REFUSING).partition(":")[0] != why.partition(":")[0]:
@@ -254,7 +261,8 @@ class Receiver:
         self._phase(Phase.FULL)
 
     def _accept_again(self) -> None:
-        if self._row.get(Slot.ACCEPTING):
+        # A group that was committed while the next frame does not fit any more changes nothing.
+        if self._held is not None or self._row.get(Slot.ACCEPTING):
             return
         if self._row.get(Slot.REFUSING_SINCE_UTC_NS):
             log.info("accepting_again", refused_s=(time.time_ns() - self._row.get(Slot.REFUSING_SINCE_UTC_NS)) / 1e9)
@@ -294,6 +302,7 @@ def _doorbells(fds: Sequence[int]) -> Iterator[list[socket.socket]]:
 def run(context: RoleContext) -> int:
     """Run the receiver until it is told to stop."""
     settings = context.settings
+    bound_address_space(_ADDRESS_SPACE_BYTES + 4 * settings.ingest.max_frame_bytes)
     layout = SpoolLayout(settings.state_directory)
     with (
         Book(context) as book,

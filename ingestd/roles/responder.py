@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from ingestd.roles.answers import CatalogAnswers
 from ingestd.roles.context import RoleContext
 from ingestd.roles.http import serve_http
 from ingestd.roles.lookup import Lookups, start_lookups
+from ingestd.roles.memory import bound_address_space, memory_bytes
 from ingestd.roles.monitor import SAMPLE_S, Monitor, daemon_started_ns
 from ingestd.roles.query_socket import QuerySocket, Question, open_query_socket
 from ingestd.roles.status import Phase, Slot
@@ -224,19 +224,12 @@ def _open_store(settings: Settings) -> ObjectStore:
     return open_store(settings)
 
 
-def _memory_bytes() -> tuple[int, int]:
-    """Address space and resident memory of this process [bytes]."""
-    with open("/proc/self/statm", "rb") as file:
-        size, resident = file.read().split()[:2]
-    return int(size) * resource.getpagesize(), int(resident) * resource.getpagesize()
-
-
 @contextlib.contextmanager
 def open_responder(
     context: RoleContext,
     open_catalog: Callable[[Settings], Catalog] = _open_catalog,
     open_store: Callable[[Settings], ObjectStore] = _open_store,
-    resident_bytes: Callable[[], int] = lambda: _memory_bytes()[1],
+    resident_bytes: Callable[[], int] = lambda: memory_bytes()[1],
 ) -> Iterator[Responder]:
     """Bind socket and HTTP port and start the threads, for the length of a `with` block.
 
@@ -260,16 +253,8 @@ def open_responder(
         answers.close()
 
 
-def _bound_memory() -> None:
-    now_bytes, _ = _memory_bytes()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = now_bytes + _ADDRESS_SPACE_BYTES
-    if hard == resource.RLIM_INFINITY or limit < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-
-
 def run(context: RoleContext) -> int:
     """Run the responder until it is told to stop."""
-    _bound_memory()
+    bound_address_space(_ADDRESS_SPACE_BYTES)
     with open_responder(context) as responder:
         return responder.serve()

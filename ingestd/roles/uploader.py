@@ -101,8 +101,9 @@ class StoreGate:
             news = self._breaker.success()
         row = self._row
         row.set(Slot.STORE_OK, 1)
-        if news:
-            since_ns = row.get(Slot.STORE_FAILING_SINCE_UTC_NS)
+        since_ns = row.get(Slot.STORE_FAILING_SINCE_UTC_NS)
+        # The row outlives the process: trouble that a killed predecessor left there is over too.
+        if news or since_ns:
             row.set(Slot.STORE_TROUBLE, 0)
             row.set(Slot.STORE_FAILURES, 0)
             row.set(Slot.STORE_FAILING_SINCE_UTC_NS, 0)

@@ -106,6 +106,8 @@ def test_health_session_and_stats_tell_the_same_story(daemon):
         assert client.session("story")["status"] == "PENDING"
         push(daemon, measurement("story", 2, expected=3))
         wait_until(lambda: client.session("story")["status"] == "SUCCESS", what="the third receiver")
+        # Every answer is at most a second old, each for itself.
+        wait_stored(daemon, 3)
         session, health, figures = client.session("story"), client.health(), client.stats()
     assert [row["websdr_id"] for row in session["stored_measurements"]] == [0, 1, 2]
     assert health["status"] == "healthy"
@@ -208,6 +210,14 @@ def test_seven_nodes_lose_nothing_while_uploaders_and_receiver_are_killed(daemon
 
 
 
+def alive(pid):
+    """Whether a process runs; one that only waits to be reaped by a slow init does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def balanced(totals):
     ends = ("stored", "duplicates", "superseded", "failed", "lost", "pending")
     return totals["accepted"] == sum(totals[name] for name in ends) and totals["pending"] == 0
@@ -247,14 +257,12 @@ def test_a_stop_under_load_loses_nothing_that_was_accepted(tmp_path):
         thread.join(10)
     assert code == 0
     assert took_s < 10
-    accepted = len(list(Path(daemon.state_directory, "spool").glob("*/*.v1")))
     with daemon:
         wait_until(lambda: settled(daemon), 60.0, "the rest to be stored")
         totals = stats(daemon)["total"]
     assert totals["accepted"] == totals["stored"] + totals["duplicates"]
     npys = [key for key in pairs_on_disk(daemon) if key.endswith(".npy")]
     assert totals["stored"] == len(npys)
-    assert accepted >= 0
 
 
 def test_a_killed_supervisor_leaves_no_orphan_and_a_restart_carries_on(tmp_path):
@@ -266,7 +274,7 @@ def test_a_killed_supervisor_leaves_no_orphan_and_a_restart_carries_on(tmp_path)
         daemon.kill()
 
         def gone():
-            return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+            return not any(alive(pid) for pid in pids)
 
         wait_until(gone, 1.0, "the roles to be gone")
         daemon.start()
@@ -279,6 +287,7 @@ def test_a_second_daemon_on_one_state_directory_is_refused_and_touches_nothing(d
     second.start(wait=False)
     assert second.popen.wait(15) == 1
     assert "in use by another ingestd" in second.log_tail()
+    second.stop()
     push(daemon, measurement("still-here"))
     wait_stored(daemon, 1)
 
@@ -286,6 +295,7 @@ def test_a_second_daemon_on_one_state_directory_is_refused_and_touches_nothing(d
 def test_a_full_spool_holds_the_nodes_back_and_resumes_by_itself(tmp_path):
     # A store that cannot be reached: the spool fills up. 80 kB frames, 1 MiB of spool.
     settings = {
+        "ingest": {"max_frame_bytes": 2**20},
         "spool": {"max_bytes": 2**20, "min_free_bytes": 0},
         "storage": {"directory": str(tmp_path / "elsewhere")},
     }
@@ -311,4 +321,4 @@ def test_a_full_spool_holds_the_nodes_back_and_resumes_by_itself(tmp_path):
         thread.join(40)
         assert done.is_set()
         wait_until(lambda: settled(daemon), 40.0, "everything to be stored")
-        assert stats(daemon)["stored"] == 40
+        wait_stored(daemon, 40)

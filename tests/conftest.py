@@ -1,0 +1,65 @@
+"""Fixtures only: servers, recordings, and what a missing one means."""
+
+import os
+import uuid
+
+import pytest
+
+from ingestd.storage.minio import MinioStore
+from ingestd.testing.minio_server import MinioServer, find_minio
+from ingestd.testing.recordings import shared_iq
+
+IN_CI = bool(os.environ.get("CI"))
+
+
+def missing(what):
+    """A missing part skips at home, saying so, and fails where CI is set."""
+    if IN_CI:
+        pytest.fail(f"{what}, and CI must have it", pytrace=False)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def minio_binary():
+    binary = find_minio()
+    if binary is None:
+        missing("no MinIO server found (scripts/test builds one)")
+    return binary
+
+
+@pytest.fixture(scope="session")
+def minio_server(minio_binary, tmp_path_factory):
+    """One real MinIO for all tests that only need a bucket of their own."""
+    with MinioServer(tmp_path_factory.mktemp("minio"), minio_binary) as server:
+        yield server
+
+
+@pytest.fixture
+def own_minio(minio_binary, tmp_path):
+    """A real MinIO that one test may stop, hang and break."""
+    with MinioServer(tmp_path / "minio", minio_binary) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket():
+    """A bucket name that nobody else uses."""
+    return f"test-{uuid.uuid4().hex[:16]}"
+
+
+@pytest.fixture
+def minio_store(minio_server, bucket):
+    """A probed store in a bucket of its own on the real MinIO."""
+    store = MinioStore(minio_server.url, minio_server.access_key, minio_server.secret_key, bucket)
+    store.probe()
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="session")
+def recordings():
+    """Directory of the real recordings beside the project."""
+    found = shared_iq()
+    if found is None:
+        missing("the recordings (../shared/iq) are not beside the project")
+    return found
