@@ -169,6 +169,7 @@ class Client:
         websdr_id: int,
         chunk: int | None = None,
         copy: str | None = None,
+        *,
         what: str = "iq",
         expires_s: int = 3600,
     ) -> str:
@@ -218,7 +219,7 @@ def _data(reply: bytes, number: int) -> dict[str, Any]:
     try:
         decoded = json.loads(reply)
         if decoded["id"] != number:
-            raise ValueError("another request's reply")
+            raise ValueError("another request's reply")  # noqa: TRY301 - one translator for all that is wrong
         if decoded["ok"]:
             data: dict[str, Any] = decoded["data"]
             return data

@@ -27,12 +27,9 @@ environment() {
 }
 
 # minio_server: prints the path of a MinIO server binary; builds it once into a per-user cache where there is none.
+# ingestd.testing.minio_server.find_minio looks in the same places.
 minio_server() {
     local cache="${XDG_CACHE_HOME:-$HOME/.cache}/ingestd/bin"
-    if [ -n "${INGESTD_MINIO_BIN:-}" ]; then
-        echo "$INGESTD_MINIO_BIN"
-        return
-    fi
     if command -v minio >/dev/null 2>&1 && minio --version 2>/dev/null | grep -q '^minio version'; then
         command -v minio
         return

@@ -231,10 +231,8 @@ class CatalogReader(CatalogConnection):
                 row["node"]: dict(row)
                 for row in connection.execute("SELECT * FROM nodes ORDER BY node LIMIT 10000")
             }
-        rows = []
-        for node in registered:
-            # Frames without a node name were booked under the receiver id, unless the registry knew it.
-            rows.append(_node_row(seen.pop(node.name, _never_seen(node)), registered=True))
+        # Frames without a node name were booked under the receiver id, unless the registry knew it.
+        rows = [_node_row(seen.pop(node.name, _never_seen(node)), registered=True) for node in registered]
         rows += [_node_row(row, registered=False) for row in seen.values()]
         return {"nodes": rows}
 

@@ -43,7 +43,10 @@ class Settings(Section):
 
     state_directory: Annotated[Path, WithJsonSchema({"type": ["string", "null"], "default": None})] = Field(
         default=_STATE_DIRECTORY,
-        description="spool, catalog and (without a store) objects; null = `$STATE_DIRECTORY`, else ./ingestd-state",
+        description=(
+            "spool, catalog and (without a store) objects; null = `$STATE_DIRECTORY` (systemd sets it), "
+            "else ./ingestd-state"
+        ),
     )
     ingest: IngestSettings = IngestSettings()
     query: QuerySettings = QuerySettings()
@@ -56,7 +59,9 @@ class Settings(Section):
     session: SessionSettings = SessionSettings()
     security: SecuritySettings = SecuritySettings()
     nodes: tuple[NodeSettings, ...] = Field(
-        default=(), max_length=1000, description="registry of nodes, see below"
+        default=(),
+        max_length=1000,
+        description="registry of nodes: what is known of a receiver beyond what its frames say",
     )
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)

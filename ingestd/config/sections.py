@@ -59,7 +59,8 @@ class IngestSettings(Section):
     """The socket on which frames arrive."""
 
     endpoint: ZmqEndpoint = Field(
-        default="tcp://127.0.0.1:5555", description="PULL socket: tcp://ADDRESS:PORT or ipc://PATH"
+        default="tcp://127.0.0.1:5555",
+        description="PULL socket: tcp://ADDRESS:PORT or ipc://PATH. ADDRESS: IPv4, [IPv6], * or an interface",
     )
     max_frame_bytes: Bytes = Field(
         default=64 * 2**20,
@@ -88,7 +89,7 @@ class HttpSettings(Section):
     """Metrics and probes over HTTP."""
 
     endpoint: HttpEndpoint = Field(
-        default="127.0.0.1:9108", description="/metrics, /healthz and /readyz: ADDRESS:PORT; empty = off"
+        default="127.0.0.1:9108", description='/metrics, /healthz and /readyz: ADDRESS:PORT; empty ("") = off'
     )
 
 
@@ -97,7 +98,7 @@ class SpoolSettings(Section):
 
     durability: Literal["disk", "process"] = Field(
         default="disk",
-        description="`disk`: accepted survives power loss; `process`: accepted survives a crash of the daemon",
+        description="`disk`: accepted survives power loss. `process`: accepted survives a crash of the daemon (page cache only)",
     )
     max_bytes: Bytes | None = Field(
         default=None,
@@ -127,7 +128,7 @@ class StorageSettings(Section):
         Literal["minio", "directory"], WithJsonSchema({"enum": ["minio", "directory", None], "default": None})
     ] = Field(
         default="directory",
-        description="`minio` or `directory`; null = `minio` where `minio.url` is set, else `directory`",
+        description="`minio` or `directory`; null = `minio` where `minio.url` is set in any source, else `directory`",
     )
     directory: Annotated[Path, WithJsonSchema({"type": ["string", "null"], "default": None})] = Field(
         default="./ingestd-state/objects",
@@ -135,19 +136,28 @@ class StorageSettings(Section):
     )
     on_conflict: Literal["keep_both", "overwrite", "reject"] = Field(
         default="keep_both",
-        description="same identity, other content: keep both, let the newer entry win, or keep the first",
+        description="same identity, other content: `keep_both`, `overwrite` (the newer entry wins) or `reject` (the first is kept)",
     )
-    sha256: Flag = Field(default=False, description="add the SHA-256 of the .npy object to its metadata")
+    sha256: Flag = Field(
+        default=False,
+        description="add the SHA-256 of the .npy object to its metadata; costs as much CPU as all the rest",
+    )
 
 
 class MinioSettings(Section):
     """MinIO, or any S3-compatible store."""
 
     url: StoreUrl | None = Field(
-        default=None, description="http://HOST:PORT, https://HOST:PORT, or HOST:PORT (= http)"
+        default=None,
+        description="http://HOST:PORT, https://HOST:PORT, or HOST:PORT (= http). Without user and password",
     )
     access_key: Line | None = Field(default=None, description="access key")
-    secret_key: Secret | None = Field(default=None, description="secret key; never on the command line")
+    secret_key: Secret | None = Field(
+        default=None,
+        description=(
+            "secret key. Better a credential file (`minio__secret_key`) or `MINIO_SECRET_KEY`; never on the command line"
+        ),
+    )
     bucket_raw_iq: Bucket = Field(
         default="heimdall-raw-iq", description="bucket; a directory's name in the directory store"
     )
@@ -169,7 +179,7 @@ class UploaderSettings(Section):
     threads: Integer = Field(default=4, ge=1, le=64, description="uploads at the same time in each process")
     quality: Literal["missing", "none"] = Field(
         default="missing",
-        description="`missing`: compute the figures that the node did not send; `none`: compute none",
+        description="`missing`: compute the figures (SNR, offset, power) that the node did not send. `none`: compute none",
     )
 
 
@@ -177,7 +187,9 @@ class LogSettings(Section):
     """Log lines on stderr."""
 
     level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)] = (
-        Field(default="info", description="lowest level that is logged")
+        Field(
+            default="info", description="lowest level that is logged: debug, info, warning, error or critical"
+        )
     )
     format: Literal["auto", "json", "console"] = Field(
         default="auto",
@@ -199,10 +211,6 @@ class SessionSettings(Section):
 class SecuritySettings(Section):
     """CURVE keys; not in this version, so a value is refused."""
 
-    secret_key_file: Path | None = Field(
-        default=None, description="the daemon's CURVE secret key; not in this version"
-    )
-    nodes_file: Path | None = Field(default=None, description="public keys of the nodes; not in this version")
-    clients_file: Path | None = Field(
-        default=None, description="public keys of the clients; not in this version"
-    )
+    secret_key_file: Path | None = Field(default=None, description="the daemon's CURVE secret key")
+    nodes_file: Path | None = Field(default=None, description="public keys of the nodes")
+    clients_file: Path | None = Field(default=None, description="public keys of the clients")

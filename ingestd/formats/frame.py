@@ -2,7 +2,8 @@
 
 The checks run in a fixed order and the first that fails decides the reason: `multipart` and `size` (the receiver's),
 then `msgpack limits depth key utf8 ext duplicate` (`msgpack_scan`), then version, unknown keys, missing keys and
-types, then the rules of the fields in the order of `fields.FIELDS`.
+types, then the rule of each value in the order of `fields.FIELDS`, and last what takes more than one key or the inside
+of a map: payload, stamp, rates, metrics, extras, geolocation.
 """
 
 from __future__ import annotations
@@ -148,6 +149,10 @@ def _check_keys(values: dict[str, Any]) -> None:
     for name in values:
         if name not in FIELDS_BY_NAME:
             raise FrameError("unknown", shown(name), name, f"keys {', '.join(FIELDS_BY_NAME)}")
+    _check_missing(values)
+
+
+def _check_missing(values: dict[str, Any]) -> None:
     for name in _REQUIRED:
         if name not in values:
             raise _missing(name)

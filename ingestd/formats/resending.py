@@ -32,8 +32,10 @@ class _Pending(Generic[_F]):
 
 @dataclass(slots=True)
 class Verdict:
-    """What one answer means: numbers to send again, parked now, rejected (with reasons), and whether to begin a new
-    epoch because the old one's numbers were used before.
+    """What one answer means.
+
+    Numbers to send again, to park now, and rejected ones with their reasons; `new_epoch` says that the numbers of this
+    epoch were used before and everything is to be numbered anew.
     """
 
     resend: list[int] = field(default_factory=list)

@@ -63,7 +63,7 @@ def spawn(name: str, parcel: Parcel, stop_fd: int) -> subprocess.Popen[bytes]:
     try:
         os.write(fd, json.dumps(asdict(parcel) | {"stop_fd": stop_fd, "parent_pid": os.getpid()}).encode())
         os.lseek(fd, 0, os.SEEK_SET)
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "ingestd.roles.child", name, str(fd)],
             stdin=subprocess.DEVNULL,
             pass_fds=(fd, stop_fd, parcel.status_fd, *parcel.doorbell_fds),

@@ -37,7 +37,7 @@ class RoleContext:
 
     @property
     def row(self) -> Row:
-        """This role's own row of the status block."""
+        """The role's own row of the status block."""
         return self.status.roles[self.name]
 
     def stopping(self, wait_s: float = 0.0) -> bool:

@@ -12,7 +12,9 @@ import structlog
 
 from ingestd import __version__, catalog, logs
 from ingestd.config import Settings
+from ingestd.errors import SpoolError
 from ingestd.roles import child
+from ingestd.roles.book import catalog_path
 from ingestd.roles.signals import signal_queue
 from ingestd.roles.status import Phase, Slot, StatusBlock, StatusLayout
 from ingestd.roles.supervisor import RoleSpec, Supervisor
@@ -78,14 +80,9 @@ def _recover(layout: SpoolLayout) -> None:
         log.warning("spool_foreign_file", path=name)
 
 
-def catalog_path(settings: Settings) -> str:
-    """Path of the catalog."""
-    return os.path.join(os.path.abspath(settings.state_directory), "catalog.sqlite3")
-
-
 def _prepare_catalog(settings: Settings) -> None:
     """Have a usable catalog with a new boot; a broken one is set aside and filled again by the auditor."""
-    path = catalog_path(settings)
+    path = catalog_path(settings.state_directory)
     if catalog.create(path):
         log.info("catalog_created", path=path)
     with catalog.Catalog.open(path) as opened:
@@ -122,7 +119,7 @@ def _supervise(settings: Settings, layout: SpoolLayout) -> int:
             [spec(name) for name in names],
             signals,
             on_ready=lambda: _announce(settings),
-            on_stopping=lambda: _say_stopping(),
+            on_stopping=_say_stopping,
         )
         code = supervisor.run()
     log.info("stopped", code=code)
@@ -155,8 +152,14 @@ def _claims_returner(layout: SpoolLayout, status: StatusBlock, name: str) -> Cal
     def give_back(_pid: int, code: int) -> None:
         # A SIGKILL that struck while the uploader waited for the store says nothing about the entry.
         counts = code in _CRASH_SIGNALS or code > 0 or row.get(Slot.PHASE) == Phase.ENCODING
-        returned, poisoned = layout.return_claims(name, counts=counts)
         row.set(Slot.BUSY_THREADS, 0)
+        try:
+            returned, poisoned = layout.return_claims(name, counts=counts)
+        except SpoolError as error:
+            # The uploader gives them back itself when it starts; the supervisor must outlive a sick disk.
+            log.error("claims_not_returned", uploader=name, error=str(error))  # noqa: TRY400 - expected, no traceback
+            row.phase(Phase.STARTING, time.monotonic_ns())
+            return
         if returned:
             log.warning("claims_returned", uploader=name, count=returned)
         for entry in poisoned:

@@ -98,7 +98,9 @@ def open_inbox(endpoint: str, max_frame_bytes: int, max_connections: int) -> Ite
             try:
                 socket.bind(endpoint)
             except zmq.ZMQError as error:
-                raise ConfigError(f"ingest.endpoint: cannot bind {endpoint}: {error.strerror or error}") from error
+                raise ConfigError(
+                    f"ingest.endpoint: cannot bind {endpoint}: {error.strerror or error}"
+                ) from error
             yield Inbox(socket, endpoint)
             socket.close()
     finally:

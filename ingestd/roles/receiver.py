@@ -27,7 +27,7 @@ from ingestd.roles.inbox import Inbox, Received, open_inbox
 from ingestd.roles.memory import bound_address_space
 from ingestd.roles.status import NodeSlot, Phase, Slot, Text
 from ingestd.roles.surveyor import Surveyor
-from ingestd.spool import RejectedSamples, SpoolLayout, SpoolWriter, StagedEntry
+from ingestd.spool import RejectedSamples, SpoolLayout, SpoolWriter, StagedEntry, Step
 
 __all__ = ["Receiver", "run"]
 
@@ -104,7 +104,7 @@ class Receiver:
         self._doorbells = doorbells
         self._next_bell = 0
         self._max_entry_bytes = context.settings.spool.max_bytes
-        self._writer = SpoolWriter(layout, context.settings.spool.durability, time.time_ns, self._phase)
+        self._writer = SpoolWriter(layout, context.settings.spool.durability, time.time_ns, self._step)
         self._samples = RejectedSamples(layout, time.monotonic_ns)
         self._log_limit = RateLimit(per_s=1.0, burst=20, clock=time.monotonic)
         self._group: list[_Arrival] = []
@@ -160,7 +160,9 @@ class Receiver:
             raise FrameError("multipart", "", received.n_parts, "one ZeroMQ message part")
         size_bytes = len(received.frame)
         if self._max_entry_bytes and size_bytes > self._max_entry_bytes:
-            raise FrameError("size", "", size_bytes, f"at most spool.max_bytes = {self._max_entry_bytes} bytes")
+            raise FrameError(
+                "size", "", size_bytes, f"at most spool.max_bytes = {self._max_entry_bytes} bytes"
+            )
         measurement = wire.parse(received.frame)
         entry = self._writer.add(received.frame)
         self._writer.write(entry)
@@ -252,7 +254,10 @@ class Receiver:
                 self._accept_again()
 
     def _refuse(self, why: str) -> None:
-        if self._row.get(Slot.ACCEPTING) or self._row.get_text(Text.REFUSING).partition(":")[0] != why.partition(":")[0]:
+        if (
+            self._row.get(Slot.ACCEPTING)
+            or self._row.get_text(Text.REFUSING).partition(":")[0] != why.partition(":")[0]
+        ):
             log.error("not_accepting", why=why)
         self._row.set_text(Text.REFUSING, why)
         if self._row.get(Slot.ACCEPTING) or not self._row.get(Slot.REFUSING_SINCE_UTC_NS):
@@ -265,7 +270,10 @@ class Receiver:
         if self._held is not None or self._row.get(Slot.ACCEPTING):
             return
         if self._row.get(Slot.REFUSING_SINCE_UTC_NS):
-            log.info("accepting_again", refused_s=(time.time_ns() - self._row.get(Slot.REFUSING_SINCE_UTC_NS)) / 1e9)
+            log.info(
+                "accepting_again",
+                refused_s=(time.time_ns() - self._row.get(Slot.REFUSING_SINCE_UTC_NS)) / 1e9,
+            )
         self._row.set_text(Text.REFUSING, "")
         self._row.set(Slot.REFUSING_SINCE_UTC_NS, 0)
         self._row.set(Slot.ACCEPTING, 1)
@@ -284,6 +292,9 @@ class Receiver:
             log.error("frames_not_accepted", count=len(self._writer.staged) + (self._held is not None))
             self._writer.abandon()
         self._book.flush()
+
+    def _step(self, step: Step) -> None:
+        self._phase(Phase.FSYNC if step == "fsync" else Phase.WRITING)
 
     def _phase(self, phase: Phase) -> None:
         self._row.phase(phase, time.monotonic_ns())
@@ -308,7 +319,9 @@ def run(context: RoleContext) -> int:
         Book(context) as book,
         Surveyor(context, layout) as surveyor,
         _doorbells(context.doorbell_fds) as bells,
-        open_inbox(settings.ingest.endpoint, settings.ingest.max_frame_bytes, settings.ingest.max_connections) as inbox,
+        open_inbox(
+            settings.ingest.endpoint, settings.ingest.max_frame_bytes, settings.ingest.max_connections
+        ) as inbox,
     ):
         Receiver(context, layout, book, surveyor, bells).serve(inbox)
     return 0

@@ -114,7 +114,9 @@ class WorkSource:
 
     def _claim_one(self, now_s: float) -> Claim | None:
         self._backlog_turn = not self._backlog_turn
-        first, second = (self._backlog, self._arrivals) if self._backlog_turn else (self._arrivals, self._backlog)
+        first, second = (
+            (self._backlog, self._arrivals) if self._backlog_turn else (self._arrivals, self._backlog)
+        )
         name = (first or second).popleft()
         if self._deferred.get(name, 0.0) > now_s:
             return None
@@ -157,5 +159,3 @@ class WorkSource:
             except BlockingIOError:
                 return
             self._arrivals.append(name.decode("ascii", "replace"))
-
-

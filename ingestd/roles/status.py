@@ -21,7 +21,17 @@ from enum import IntEnum, auto
 
 from ingestd.formats.frame import REASONS
 
-__all__ = ["HISTOGRAM_BOUNDS_S", "Histogram", "NodeSlot", "Phase", "Row", "Slot", "StatusBlock", "StatusLayout", "Text"]
+__all__ = [
+    "HISTOGRAM_BOUNDS_S",
+    "Histogram",
+    "NodeSlot",
+    "Phase",
+    "Row",
+    "Slot",
+    "StatusBlock",
+    "StatusLayout",
+    "Text",
+]
 
 
 class Phase(IntEnum):

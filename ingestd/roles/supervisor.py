@@ -164,7 +164,9 @@ class Supervisor:
             expected = role.life.state is RoleState.STOPPING
             state = self._apply(role, Event.DIED)
             if not expected:
-                log.error("role_died", role_name=role.spec.name, role_pid=pid, code=code, next_state=state.name)
+                log.error(
+                    "role_died", role_name=role.spec.name, role_pid=pid, code=code, next_state=state.name
+                )
             role.spec.on_death(pid, code)
 
     def _advance(self) -> None:
@@ -176,7 +178,12 @@ class Supervisor:
             if role.life.state is RoleState.BACKING_OFF and not self._stopping and now_s >= role.life.due_s:
                 self._spawn(role)
             if role.life.state is RoleState.STOPPING and now_s >= role.stop_by_s and role.popen:
-                log.error("role_killed", role_name=role.spec.name, role_pid=role.popen.pid, after_s=role.spec.stop_timeout_s)
+                log.error(
+                    "role_killed",
+                    role_name=role.spec.name,
+                    role_pid=role.popen.pid,
+                    after_s=role.spec.stop_timeout_s,
+                )
                 role.popen.kill()
                 role.stop_by_s = float("inf")
                 self._killed = True

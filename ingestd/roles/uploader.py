@@ -129,7 +129,13 @@ class StoreGate:
             row.set(Slot.STORE_FAILING_SINCE_UTC_NS, time.time_ns())
         # Powers of two: an outage of a night is a dozen lines, not ten thousand.
         if n_failures & (n_failures - 1) == 0:
-            log.warning("store_failing", error=str(error), kind=type(error).__name__, failures=n_failures, wait_s=wait_s)
+            log.warning(
+                "store_failing",
+                error=str(error),
+                kind=type(error).__name__,
+                failures=n_failures,
+                wait_s=wait_s,
+            )
 
 
 class Uploader:
@@ -145,7 +151,9 @@ class Uploader:
         Client of the object store; thread-safe.
     """
 
-    def __init__(self, context: RoleContext, layout: SpoolLayout, store: ObjectStore, source: WorkSource) -> None:
+    def __init__(
+        self, context: RoleContext, layout: SpoolLayout, store: ObjectStore, source: WorkSource
+    ) -> None:
         self._context = context
         self._row = context.row
         self._layout = layout
@@ -196,12 +204,12 @@ class Uploader:
         try:
             while not self._stop.is_set():
                 self._turn()
-        except BaseException:
-            self._die()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the entry must not be tried in this process again
+            self._die(error)
 
-    def _die(self) -> NoReturn:
+    def _die(self, error: BaseException) -> NoReturn:
         """A bug struck on an entry: end the process, so that the entry becomes a suspect and is tried alone."""
-        log.critical("uploader_bug", exc_info=True)
+        log.critical("uploader_bug", exc_info=error)
         os._exit(1)
 
     def _turn(self) -> None:

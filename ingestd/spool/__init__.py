@@ -10,7 +10,7 @@ from ingestd.spool.layout import SpoolLayout, SpoolLock, requeue
 from ingestd.spool.names import EntryName
 from ingestd.spool.samples import RejectedSamples
 from ingestd.spool.survey import Bounds, SpoolSurvey, survey
-from ingestd.spool.writer import SpoolWriter, StagedEntry
+from ingestd.spool.writer import SpoolWriter, StagedEntry, Step
 
 __all__ = [
     "Bounds",
@@ -23,6 +23,7 @@ __all__ = [
     "SpoolSurvey",
     "SpoolWriter",
     "StagedEntry",
+    "Step",
     "requeue",
     "survey",
 ]

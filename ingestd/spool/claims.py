@@ -152,7 +152,10 @@ def remove_expired(layout: SpoolLayout, retain_s: float, keep_bytes: int | None 
     """
     removed = 0
     with spool_errors("removing retained entries"):
-        entries = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in entry_files(layout.retained))
+        entries = sorted(
+            (entry.stat().st_mtime, entry.stat().st_size, entry.path)
+            for entry in entry_files(layout.retained)
+        )
         total_bytes = sum(size for _, size, _ in entries)
         horizon = time.time() - retain_s
         for modified_s, size_bytes, path in entries:

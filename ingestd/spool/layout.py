@@ -48,7 +48,9 @@ def spool_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SpoolBroken(f"{doing}: {error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})") from error
+        raise SpoolBroken(
+            f"{doing}: {error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})"
+        ) from error
 
 
 def fsync_directory(path: str) -> None:
@@ -137,7 +139,9 @@ class SpoolLayout:
         if name.startswith("suspect-") or not os.path.isdir(directory) or os.path.islink(directory):
             return 0
         _, alone, rung = name.rpartition(".alone-")
-        target = self.suspects(min(int(rung), MAX_DEATHS_ALONE - 1)) if alone and rung.isdecimal() else self.new
+        target = (
+            self.suspects(min(int(rung), MAX_DEATHS_ALONE - 1)) if alone and rung.isdecimal() else self.new
+        )
         count = 0
         for entry in entry_files(directory):
             os.rename(entry.path, os.path.join(target, entry.name))
@@ -180,7 +184,9 @@ class SpoolLayout:
                 for entry in entry_files(self.alone(uploader, deaths)):
                     after = deaths + counts
                     if after >= MAX_DEATHS_ALONE:
-                        fail_entry(self, entry.path, "poison", f"its uploader died {after} times alone with it")
+                        fail_entry(
+                            self, entry.path, "poison", f"its uploader died {after} times alone with it"
+                        )
                         poisoned.append(entry.name)
                     else:
                         os.rename(entry.path, os.path.join(self.suspects(after), entry.name))
@@ -296,7 +302,9 @@ class SpoolLock:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(fd)
-            raise SpoolLocked(f"another supervisor is taking over the spool in {self._layout.root}") from error
+            raise SpoolLocked(
+                f"another supervisor is taking over the spool in {self._layout.root}"
+            ) from error
         return fd
 
     def held_elsewhere(self) -> bool:
@@ -351,7 +359,9 @@ def requeue(state_directory: str, names: Sequence[str] | None) -> list[str]:
             try:
                 os.rename(os.path.join(layout.failed, name), os.path.join(layout.new, name))
             except FileNotFoundError as error:
-                raise NotFound(f"no failed entry {name}" + (f" ({len(brought)} requeued before it)" if brought else "")) from error
+                raise NotFound(
+                    f"no failed entry {name}" + (f" ({len(brought)} requeued before it)" if brought else "")
+                ) from error
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(layout.failed, f"{name}.json"))
             brought.append(name)

@@ -76,7 +76,10 @@ def survey(layout: SpoolLayout) -> SpoolSurvey:
         entries = total_bytes = foreign_count = 0
         oldest_ns = 0
         foreign: list[str] = []
-        waiting = [layout.new, *(e.path for e in os.scandir(layout.claimed) if e.is_dir(follow_symlinks=False))]
+        waiting = [
+            layout.new,
+            *(e.path for e in os.scandir(layout.claimed) if e.is_dir(follow_symlinks=False)),
+        ]
         for directory in waiting:
             with contextlib.suppress(FileNotFoundError), os.scandir(directory) as listing:
                 for entry in listing:

@@ -23,11 +23,13 @@ from typing import Literal
 
 from ingestd.errors import SpoolBroken, SpoolFull
 from ingestd.formats.checksum import crc32c
-from ingestd.roles.status import Phase
 from ingestd.spool.layout import SpoolLayout, fsync_directory, is_full
 from ingestd.spool.names import EntryName
 
-__all__ = ["SpoolWriter", "StagedEntry"]
+__all__ = ["SpoolWriter", "StagedEntry", "Step"]
+
+#: What the writer is doing, for whoever watches the disk.
+Step = Literal["writing", "fsync"]
 
 #: Frames are written in pieces so that a short write costs at most one of them again [bytes].
 _WRITE_BYTES = 8 * 2**20
@@ -67,7 +69,7 @@ class SpoolWriter:
         layout: SpoolLayout,
         durability: Literal["disk", "process"],
         now_ns: Callable[[], int],
-        on_phase: Callable[[Phase], None] = lambda _phase: None,
+        on_phase: Callable[[Step], None] = lambda _step: None,
     ) -> None:
         self._layout = layout
         self._sync = durability == "disk"
@@ -101,7 +103,7 @@ class SpoolWriter:
 
         Errors wait for `commit`, which writes again what is not there.
         """
-        self._on_phase(Phase.WRITING)
+        self._on_phase("writing")
         with contextlib.suppress(OSError):
             entry.fd = self._write(entry)
 
@@ -120,7 +122,7 @@ class SpoolWriter:
         try:
             for entry in self._staged:
                 self._make_durable(entry)
-            self._on_phase(Phase.FSYNC)
+            self._on_phase("fsync")
             self._publish()
         except OSError as error:
             self._rollback()
@@ -147,7 +149,7 @@ class SpoolWriter:
             while rest:
                 n_bytes = os.write(fd, rest[:_WRITE_BYTES])
                 if n_bytes == 0:
-                    raise OSError(errno.EIO, "write made no progress")
+                    raise OSError(errno.EIO, "write made no progress")  # noqa: TRY301 - the descriptor is closed below
                 rest = rest[n_bytes:]
         except BaseException:
             os.close(fd)
@@ -160,10 +162,10 @@ class SpoolWriter:
         for attempt in (1, 2):
             try:
                 if entry.fd < 0:
-                    self._on_phase(Phase.WRITING)
+                    self._on_phase("writing")
                     entry.fd = self._write(entry)
                 if self._sync:
-                    self._on_phase(Phase.FSYNC)
+                    self._on_phase("fsync")
                     os.fdatasync(entry.fd)
                 return
             except OSError as error:

@@ -178,7 +178,7 @@ class Request:
         return text.encode("ascii") + b"\r\n\r\n"
 
 
-class _Stale(Exception):  # noqa: N818 - never leaves this module; it says "try a fresh connection"
+class _Stale(Exception):
     """A kept connection ended before a byte of the reply came."""
 
 

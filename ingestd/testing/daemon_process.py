@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import IO, Any, Self
 
 import yaml
+import zmq
 
 from ingestd.client import Client
-from ingestd.errors import IngestdError, Unavailable
-from ingestd.testing.waiting import free_port
+from ingestd.errors import IngestdError, QueryError, Unavailable
+from ingestd.formats import frame as wire
+from ingestd.formats.measurement import Measurement
+from ingestd.testing.waiting import free_port, wait_until
 
-__all__ = ["DaemonProcess"]
+__all__ = ["DaemonProcess", "pusher"]
 
 #: A start, imports included, takes well under two seconds; slow machines get this long [s].
 START_TIMEOUT_S = 30.0
 
+#: Answers are at most a second old; a little more, for the question itself [s].
+_STATS_AGE_S = 1.2
+
 #: The daemon promises to be gone in ten seconds after SIGTERM [s].
 STOP_TIMEOUT_S = 10.0
+
+
+@contextlib.contextmanager
+def pusher(endpoint: str, send_timeout_s: float = 20.0) -> Iterator[zmq.Socket[bytes]]:
+    """A plain PUSH socket, as a node in any language would open it."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.PUSH)
+    socket.set(zmq.SNDHWM, 4)
+    socket.set(zmq.SNDTIMEO, int(send_timeout_s * 1000))
+    socket.set(zmq.LINGER, 5000)
+    socket.connect(endpoint)
+    try:
+        yield socket
+    finally:
+        socket.close()
+        context.term()
 
 
 class DaemonProcess:
@@ -93,7 +116,7 @@ class DaemonProcess:
             yaml.safe_dump(self._settings, file)
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("INGESTD_", "MINIO_"))}
         self._log = open(self.log_path, "ab")  # noqa: SIM115 - closed by stop
-        self.popen = subprocess.Popen(
+        self.popen = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "ingestd", "run", "--config", self.config_path],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -121,6 +144,61 @@ class DaemonProcess:
     def client(self, timeout_s: float = 5.0, retries: int = 2) -> Client:
         """A client of this daemon."""
         return Client(self.query_endpoint, timeout_s=timeout_s, retries=retries)
+
+    def push(self, *measurements: Measurement) -> None:
+        """Send frames over plain PUSH, without confirmation."""
+        with pusher(self.ingest_endpoint) as socket:
+            for measurement in measurements:
+                socket.send(wire.encode(measurement))
+
+    def stats(self) -> dict[str, Any]:
+        """Answer of `stats`, at most a second old."""
+        with self.client() as client:
+            return client.stats()
+
+    def health(self) -> dict[str, Any]:
+        """Answer of `health`."""
+        with self.client() as client:
+            return client.health()
+
+    def wait_stored(self, count: int, timeout_s: float = 30.0) -> None:
+        """Wait until so many entries are stored since the daemon's start."""
+        wait_until(lambda: self.stats()["stored"] >= count, timeout_s, f"{count} stored")
+
+    def wait_settled(self, timeout_s: float = 60.0) -> dict[str, Any]:
+        """Wait until no entry waits and the books agree; returns the totals.
+
+        Raises
+        ------
+        TimeoutError
+            Something still waits, or accepted != stored + duplicates + superseded + failed + lost.
+        """
+        empty_s: list[float] = []
+
+        def settled() -> dict[str, Any] | None:
+            totals = self._settled_totals()
+            if totals is None:
+                empty_s.clear()
+                return None
+            empty_s.append(time.monotonic())
+            # Totals may be a second old: those that count were read a good second after everything was still.
+            return totals if empty_s[-1] - empty_s[0] > _STATS_AGE_S else None
+
+        return wait_until(settled, timeout_s, "the spool to be empty and the books to agree")
+
+    def _settled_totals(self) -> dict[str, Any] | None:
+        spool = os.path.join(self.state_directory, "spool")
+        if glob.glob(os.path.join(spool, "new", "*.v1")) or glob.glob(
+            os.path.join(spool, "claimed", "*", "*.v1")
+        ):
+            return None
+        try:
+            totals: dict[str, Any] = self.stats()["total"]
+        except (Unavailable, QueryError):
+            return None
+        ends = ("stored", "duplicates", "superseded", "failed", "lost")
+        balanced = totals["pending"] == 0 and totals["accepted"] == sum(totals[name] for name in ends)
+        return totals if balanced else None
 
     def role_pids(self) -> dict[str, int]:
         """Process ids of the roles by name."""

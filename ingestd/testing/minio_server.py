@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import urllib.error
 import urllib.request
 from typing import IO, Self
 
@@ -117,9 +116,10 @@ class MinioServer:
     def _live(self) -> bool:
         if self._popen is None or self._popen.poll() is not None:
             raise Unavailable(f"MinIO ended; see {self.directory}/minio.log")
-        with contextlib.suppress(urllib.error.URLError, OSError):
-            with urllib.request.urlopen(f"{self.url}/minio/health/cluster", timeout=1.0) as reply:
-                return bool(reply.status == 200)
+        # A 200 of /ready comes before the server can make a bucket; that of /cluster does not.
+        url = f"{self.url}/minio/health/cluster"
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1.0) as reply:  # noqa: S310 - http on loopback
+            return bool(reply.status == 200)
         return False
 
     def stop(self, *, kill: bool = False) -> None:

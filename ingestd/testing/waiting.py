@@ -19,7 +19,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], _T], timeout_s: float = 20.0, what: str = "") -> _T:
+def wait_until(condition: Callable[[], _T | None], timeout_s: float = 20.0, what: str = "") -> _T:
     """Wait for a condition to become true; returns its value.
 
     Raises

@@ -15,52 +15,11 @@ import zmq
 
 from ingestd.errors import Unavailable
 from ingestd.formats import frame as wire
-from ingestd.formats.measurement import Identity, Measurement, object_keys
+from ingestd.formats.measurement import Identity, object_keys
 from ingestd.node import Node
-from ingestd.testing.daemon_process import DaemonProcess
+from ingestd.testing.daemon_process import DaemonProcess, pusher
+from ingestd.testing.frames import RATE_HZ, T0_NS, noise
 from ingestd.testing.waiting import wait_until
-
-T0_NS = 1_790_000_000_123_456_789
-RATE_HZ = 12001.1321
-
-
-def measurement(task_id, websdr_id=1, *, n_samples=1000, seed=0, **fields):
-    rng = np.random.default_rng([seed, websdr_id])
-    iq = (rng.standard_normal(n_samples) + 1j * rng.standard_normal(n_samples)).astype("<c8") * 0.1
-    values = {"timestamp_ns": T0_NS + seed, "frequency_hz": 77500.0, "sample_rate_hz": RATE_HZ} | fields
-    values.setdefault("frequency_mhz", values["frequency_hz"] / 1e6)
-    values.setdefault("sample_rate_khz", values["sample_rate_hz"] / 1e3)
-    return Measurement(task_id=task_id, websdr_id=websdr_id, samples=iq.tobytes(), **values)
-
-
-@contextlib.contextmanager
-def pusher(endpoint):
-    context = zmq.Context()
-    socket = context.socket(zmq.PUSH)
-    socket.set(zmq.SNDHWM, 4)
-    socket.set(zmq.SNDTIMEO, 20_000)
-    socket.set(zmq.LINGER, 5000)
-    socket.connect(endpoint)
-    try:
-        yield socket
-    finally:
-        socket.close()
-        context.term()
-
-
-def push(daemon, *measurements):
-    with pusher(daemon.ingest_endpoint) as socket:
-        for one in measurements:
-            socket.send(wire.encode(one))
-
-
-def stats(daemon):
-    with daemon.client() as client:
-        return client.stats()
-
-
-def wait_stored(daemon, count, timeout_s=30.0):
-    wait_until(lambda: stats(daemon)["stored"] >= count, timeout_s, f"{count} stored")
 
 
 def bucket(daemon):
@@ -84,9 +43,11 @@ def daemon(tmp_path):
 
 
 def test_a_frame_becomes_a_pair_of_objects_with_every_digit_kept(daemon):
-    sent = measurement("first", 7, node="kiwi-1", epoch=1, seq=0, extras={"antenna": "loop"}, metrics={"snr_db": 12.25})
-    push(daemon, sent)
-    wait_stored(daemon, 1)
+    sent = noise(
+        "first", 7, node="kiwi-1", epoch=1, seq=0, extras={"antenna": "loop"}, metrics={"snr_db": 12.25}
+    )
+    daemon.push(sent)
+    daemon.wait_stored(1)
     npy = np.load(bucket(daemon) / "sessions/first/websdr_7.npy", allow_pickle=False)
     assert npy.dtype == np.dtype("<c8")
     assert npy.tobytes() == bytes(sent.samples)
@@ -100,14 +61,14 @@ def test_a_frame_becomes_a_pair_of_objects_with_every_digit_kept(daemon):
 
 
 def test_health_session_and_stats_tell_the_same_story(daemon):
-    push(daemon, *(measurement("story", i, expected=3) for i in range(2)))
-    wait_stored(daemon, 2)
+    daemon.push(*(noise("story", i, expected=3) for i in range(2)))
+    daemon.wait_stored(2)
     with daemon.client() as client:
         assert client.session("story")["status"] == "PENDING"
-        push(daemon, measurement("story", 2, expected=3))
+        daemon.push(noise("story", 2, expected=3))
         wait_until(lambda: client.session("story")["status"] == "SUCCESS", what="the third receiver")
         # Every answer is at most a second old, each for itself.
-        wait_stored(daemon, 3)
+        daemon.wait_stored(3)
         session, health, figures = client.session("story"), client.health(), client.stats()
     assert [row["websdr_id"] for row in session["stored_measurements"]] == [0, 1, 2]
     assert health["status"] == "healthy"
@@ -120,9 +81,9 @@ def test_a_bad_frame_is_counted_logged_and_sampled_and_the_next_good_one_goes_th
     with pusher(daemon.ingest_endpoint) as socket:
         socket.send(b"\xc1")
         socket.send_multipart([b"two", b"parts"])
-        socket.send(wire.encode(measurement("good")))
-    wait_stored(daemon, 1)
-    assert stats(daemon)["rejected"] == {"msgpack": 1, "multipart": 1}
+        socket.send(wire.encode(noise("good")))
+    daemon.wait_stored(1)
+    assert daemon.stats()["rejected"] == {"msgpack": 1, "multipart": 1}
     assert len(list(Path(daemon.state_directory, "spool", "rejected").iterdir())) == 2
     assert "frame_rejected" in daemon.log_tail()
     with daemon.client() as client:
@@ -130,11 +91,14 @@ def test_a_bad_frame_is_counted_logged_and_sampled_and_the_next_good_one_goes_th
 
 
 def test_the_same_frame_twice_is_stored_once_and_another_content_is_kept_beside_it(daemon):
-    first, other = measurement("twice", seed=1), measurement("twice", seed=2)
-    push(daemon, first)
-    wait_stored(daemon, 1)
-    push(daemon, first, other)
-    wait_until(lambda: stats(daemon)["duplicates"] == 1 and stats(daemon)["conflicts"] == 1, what="duplicate and conflict")
+    first, other = noise("twice", seed=1), noise("twice", seed=2)
+    daemon.push(first)
+    daemon.wait_stored(1)
+    daemon.push(first, other)
+    wait_until(
+        lambda: daemon.stats()["duplicates"] == 1 and daemon.stats()["conflicts"] == 1,
+        what="duplicate and conflict",
+    )
     found = pairs_on_disk(daemon)
     assert len(found) == 4
     primary = found[object_keys(Identity("twice", 1, None)).npy]
@@ -143,8 +107,8 @@ def test_the_same_frame_twice_is_stored_once_and_another_content_is_kept_beside_
 
 @pytest.mark.parametrize("role", ["receiver", "uploader-0", "responder"])
 def test_a_killed_role_is_back_in_under_a_second(daemon, role):
-    push(daemon, measurement("before"))
-    wait_stored(daemon, 1)
+    daemon.push(noise("before"))
+    daemon.wait_stored(1)
     pid = daemon.role_pids()[role]
     began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
@@ -157,15 +121,15 @@ def test_a_killed_role_is_back_in_under_a_second(daemon, role):
 
     wait_until(replaced, 5.0, f"{role} to be back")
     assert time.monotonic() - began < 1.0
-    push(daemon, measurement("after"))
-    wait_stored(daemon, 2)
+    daemon.push(noise("after"))
+    daemon.wait_stored(2)
 
 
 def test_seven_nodes_lose_nothing_while_uploaders_and_receiver_are_killed(daemon):
     """Every frame that a confirmed node sent is there once, with its bytes, and no metadata is without its .npy."""
     n_nodes, n_frames = 7, 200
     sent = {
-        (f"flood-{i:03d}", websdr_id): measurement(f"flood-{i:03d}", websdr_id, n_samples=2000, seed=i)
+        (f"flood-{i:03d}", websdr_id): noise(f"flood-{i:03d}", websdr_id, n_samples=2000, seed=i)
         for websdr_id in range(n_nodes)
         for i in range(n_frames)
     }
@@ -174,7 +138,10 @@ def test_seven_nodes_lose_nothing_while_uploaders_and_receiver_are_killed(daemon
     def run_node(websdr_id):
         try:
             with Node(
-                daemon.ingest_endpoint, websdr_id=websdr_id, name=f"n{websdr_id}", query_endpoint=daemon.query_endpoint,
+                daemon.ingest_endpoint,
+                websdr_id=websdr_id,
+                name=f"n{websdr_id}",
+                query_endpoint=daemon.query_endpoint,
                 timeout_s=60,
             ) as node:
                 for i in range(n_frames):
@@ -198,16 +165,19 @@ def test_seven_nodes_lose_nothing_while_uploaders_and_receiver_are_killed(daemon
             threads[0].join(0.02)
     assert not troubles
     assert n_kills >= 3
-    wait_until(lambda: settled(daemon), 60.0, "the spool to be empty")
+    daemon.wait_settled(60.0)
     found = pairs_on_disk(daemon)
     assert set(found) == {key for task_id, i in sent for key in object_keys(Identity(task_id, i, None))}
     for (task_id, websdr_id), one in sent.items():
         stored = np.load(found[object_keys(Identity(task_id, websdr_id, None)).npy])
         assert stored.tobytes() == bytes(one.samples)
-    wait_until(lambda: balanced(stats(daemon)["total"]), 30.0, "the books to agree")
-    totals = stats(daemon)["total"]
-    assert (totals["stored"], totals["failed"], totals["lost"], totals["pending"]) == (n_nodes * n_frames, 0, 0, 0)
-
+    totals = daemon.stats()["total"]
+    assert (totals["stored"], totals["failed"], totals["lost"], totals["pending"]) == (
+        n_nodes * n_frames,
+        0,
+        0,
+        0,
+    )
 
 
 def alive(pid):
@@ -216,20 +186,6 @@ def alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def balanced(totals):
-    ends = ("stored", "duplicates", "superseded", "failed", "lost", "pending")
-    return totals["accepted"] == sum(totals[name] for name in ends) and totals["pending"] == 0
-
-
-def settled(daemon):
-    with contextlib.suppress(Exception), daemon.client() as client:
-        health = client.health()
-        spool = Path(daemon.state_directory, "spool")
-        entries = [path for path in [*spool.glob("new/*.v1"), *spool.glob("claimed/*/*.v1")]]
-        return not entries and health["spool"]["entries"] == 0 and client.stats()["total"]["pending"] == 0
-    return False
 
 
 def test_a_stop_under_load_loses_nothing_that_was_accepted(tmp_path):
@@ -244,12 +200,12 @@ def test_a_stop_under_load_loses_nothing_that_was_accepted(tmp_path):
                 i = 0
                 while not stop.is_set():
                     with contextlib.suppress(zmq.Again):
-                        socket.send(wire.encode(measurement(f"load-{i:05d}", n_samples=20_000, seed=i)))
+                        socket.send(wire.encode(noise(f"load-{i:05d}", n_samples=20_000, seed=i)))
                         i += 1
 
         thread = threading.Thread(target=load)
         thread.start()
-        wait_until(lambda: stats(daemon)["accepted"] >= 50, what="some load")
+        wait_until(lambda: daemon.stats()["accepted"] >= 50, what="some load")
         began = time.monotonic()
         code = daemon.stop()
         took_s = time.monotonic() - began
@@ -258,8 +214,8 @@ def test_a_stop_under_load_loses_nothing_that_was_accepted(tmp_path):
     assert code == 0
     assert took_s < 10
     with daemon:
-        wait_until(lambda: settled(daemon), 60.0, "the rest to be stored")
-        totals = stats(daemon)["total"]
+        daemon.wait_settled(60.0)
+        totals = daemon.stats()["total"]
     assert totals["accepted"] == totals["stored"] + totals["duplicates"]
     npys = [key for key in pairs_on_disk(daemon) if key.endswith(".npy")]
     assert totals["stored"] == len(npys)
@@ -268,8 +224,8 @@ def test_a_stop_under_load_loses_nothing_that_was_accepted(tmp_path):
 def test_a_killed_supervisor_leaves_no_orphan_and_a_restart_carries_on(tmp_path):
     daemon = DaemonProcess(tmp_path, {"spool": {"min_free_bytes": 0}})
     with daemon:
-        push(daemon, *(measurement(f"s-{i}") for i in range(20)))
-        wait_until(lambda: stats(daemon)["accepted"] == 20, what="acceptance")
+        daemon.push(*(noise(f"s-{i}") for i in range(20)))
+        wait_until(lambda: daemon.stats()["accepted"] == 20, what="acceptance")
         pids = list(daemon.role_pids().values())
         daemon.kill()
 
@@ -278,7 +234,7 @@ def test_a_killed_supervisor_leaves_no_orphan_and_a_restart_carries_on(tmp_path)
 
         wait_until(gone, 1.0, "the roles to be gone")
         daemon.start()
-        wait_until(lambda: settled(daemon), 30.0, "everything to be stored")
+        daemon.wait_settled(30.0)
         assert len(pairs_on_disk(daemon)) == 40
 
 
@@ -288,8 +244,8 @@ def test_a_second_daemon_on_one_state_directory_is_refused_and_touches_nothing(d
     assert second.popen.wait(15) == 1
     assert "in use by another ingestd" in second.log_tail()
     second.stop()
-    push(daemon, measurement("still-here"))
-    wait_stored(daemon, 1)
+    daemon.push(noise("still-here"))
+    daemon.wait_stored(1)
 
 
 def test_a_full_spool_holds_the_nodes_back_and_resumes_by_itself(tmp_path):
@@ -304,7 +260,7 @@ def test_a_full_spool_holds_the_nodes_back_and_resumes_by_itself(tmp_path):
         done = threading.Event()
 
         def send():
-            push(daemon, *(measurement(f"full-{i:02d}", n_samples=10_000, seed=i) for i in range(40)))
+            daemon.push(*(noise(f"full-{i:02d}", n_samples=10_000, seed=i) for i in range(40)))
             done.set()
 
         thread = threading.Thread(target=send)
@@ -320,5 +276,5 @@ def test_a_full_spool_holds_the_nodes_back_and_resumes_by_itself(tmp_path):
         (tmp_path / "elsewhere").unlink()
         thread.join(40)
         assert done.is_set()
-        wait_until(lambda: settled(daemon), 40.0, "everything to be stored")
-        wait_stored(daemon, 40)
+        daemon.wait_settled(40.0)
+        daemon.wait_stored(40)

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from ingestd.errors import NotFound, SpoolLocked, UsageError
-from ingestd.spool import Bounds, Claims, EntryName, RejectedSamples, SpoolLayout, SpoolLock, SpoolWriter, requeue, survey
+from ingestd.spool import (
+    Bounds,
+    Claims,
+    EntryName,
+    RejectedSamples,
+    SpoolLayout,
+    SpoolLock,
+    SpoolWriter,
+    requeue,
+    survey,
+)
 from ingestd.spool.claims import remove_expired
 
 
