@@ -53,7 +53,9 @@ def unknown_key(place: Place, origin: str) -> str:
     parent, wrong = place[:-1], str(place[-1])
     siblings = _siblings(parent)
     near = nearest(wrong, siblings)
-    meant = dotted((*parent, near)) if near else _elsewhere(wrong)
+    # `minio_url`, as the user's guide writes it, is nearer to a key than to its section.
+    flat = wrong.replace("_", ".", 1)
+    meant = flat if not parent and flat in KEYS else dotted((*parent, near)) if near else _elsewhere(wrong)
     hint = f"did you mean {meant}?" if meant else "allowed here: " + ", ".join(siblings)
     return f"{dotted(place)} ({origin}): unknown key; {hint}"
 

@@ -275,8 +275,9 @@ def _file_layer(config_file: str | None, environ: Mapping[str, str]) -> Layer:
             f"{shown}:1: must be a map of sections ({', '.join(SECTIONS)}), not a {type(value).__name__}"
         )
     layer = _nested_layer(value, lambda place: f"{shown}:{_line(place, lines)}")
+    # What is inside the registry; the key itself has its origin where it has a value.
     layer.origins.update(
-        {place: f"{shown}:{line}" for place, line in lines.items() if place[:1] == ("nodes",)}
+        {place: f"{shown}:{line}" for place, line in lines.items() if place[0:1] == ("nodes",) and place[1:]}
     )
     return layer
 

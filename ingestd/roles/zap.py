@@ -27,7 +27,8 @@ _ADDRESS = "inproc://zeromq.zap.01"
 #: The thread looks this often whether it must stop [ms].
 _POLL_MS = 200
 
-_WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+_FAILED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_WATCHED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | _FAILED
 
 
 class Doorkeeper:
@@ -48,7 +49,8 @@ class Doorkeeper:
         self._handler.bind(_ADDRESS)
         self._monitor: zmq.Socket[bytes] | None = None
         self._watched: zmq.Socket[bytes] | None = None
-        self._connected: set[int] = set()
+        self._n_connected = 0
+        self._failed = False
         self._limit = RateLimit(per_s=0.1, burst=3, clock=time.monotonic)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="zap", daemon=True)
@@ -92,15 +94,20 @@ class Doorkeeper:
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor)
             if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._connected.add(event["value"])
-            elif event["event"] == zmq.EVENT_DISCONNECTED:
-                self._connected.discard(event["value"])
+                self._n_connected += 1
+            elif event["event"] != zmq.EVENT_DISCONNECTED:
+                # The end of this connection is the next event: one I/O thread reports both. It never counted.
+                self._failed = True
+            elif self._failed:
+                self._failed = False
+            else:
+                self._n_connected -= 1
 
     def _answer(self) -> None:
         request = self._handler.recv_multipart()
         version, request_id, _, address = (*request, b"", b"", b"", b"")[:4]
         status, text = b"200", b"OK"
-        if len(self._connected) >= self._max_connections:
+        if self._n_connected >= self._max_connections:
             # 300 = temporary: the peer's library connects again after its usual interval.
             status, text = b"300", b"too many connections"
             allowed, suppressed = self._limit.admit()
@@ -108,7 +115,7 @@ class Doorkeeper:
                 log.warning(
                     "peer_turned_away",
                     peer=address.decode("ascii", "replace"),
-                    connections=len(self._connected),
+                    connections=self._n_connected,
                     suppressed=suppressed,
                 )
         self._handler.send_multipart([version, request_id, status, text, b"", b""])
