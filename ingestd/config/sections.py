@@ -43,8 +43,12 @@ __all__ = [
 _MAX_BYTES = 2**63 - 1
 
 
+#: Uploader processes at most: beyond it the store is the limit on every machine.
+_MAX_PROCESSES = 256
+
+
 def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0))
+    return min(len(os.sched_getaffinity(0)), _MAX_PROCESSES)
 
 
 def _cores_if_null(value: Any) -> Any:
@@ -174,7 +178,10 @@ class UploaderSettings(Section):
         BeforeValidator(_cores_if_null),
         WithJsonSchema({"type": ["integer", "null"], "default": None}),
     ] = Field(
-        default_factory=_usable_cores, ge=1, le=256, description="processes; null = one per usable core"
+        default_factory=_usable_cores,
+        ge=1,
+        le=_MAX_PROCESSES,
+        description="processes; null = one per usable core",
     )
     threads: Integer = Field(default=4, ge=1, le=64, description="uploads at the same time in each process")
     quality: Literal["missing", "none"] = Field(

@@ -86,9 +86,9 @@ REFUSED = [
     ("spool.max_bytes", "1 MB", "at least"),
     ("spool.max_bytes", str(2**63), "at most"),
     *(("uploader.threads", value, "must be") for value in (0, 65, -1, "x", "", "1.0", 1.0, True, "\u0661", "1_0", [])),
-    *(("uploader.count", value, "must be") for value in (0, 257, "null ", "2 ")[:2]),
+    *(("uploader.count", value, "must be") for value in (0, 257, "two")),
     *(("session.timeout_s", value, "must be") for value in (0, -1, "nan", "inf", "", "1:30", True, 1e9, float("inf"))),
-    *(("ingest.insecure", value, "true or false") for value in ("", "maybe", 2, 0, None and 0, "null")),
+    *(("ingest.insecure", value, "true or false") for value in ("", "maybe", 2, 0, None, "null")),
     *(
         ("ingest.endpoint", value, "must be tcp://")
         for value in ("", "5555", "127.0.0.1:5555", "tcp://127.0.0.1", "tcp://127.0.0.1:0", "tcp://127.0.0.1:65536",
@@ -116,14 +116,14 @@ REFUSED = [
     ("nodes", "x", "must be a list"),
     ("nodes", [1], "must be a map"),
     ("log.level", None, "null is not allowed"),
-    ("uploader.threads", None, "null is not allowed"),
+    ("uploader.threads", None, "must be a whole number"),
     ("minio.bucket_raw_iq", None, "null is not allowed"),
 ]  # fmt: skip
 
 
 def _settings(key, value):
     overrides = {key: value, **(STORE if key == "minio.url" else {})}
-    if key in {"spool.max_bytes"}:
+    if key == "spool.max_bytes":
         overrides["ingest.max_frame_bytes"] = "1 MiB"
     return load(overrides=overrides, environ={})
 
