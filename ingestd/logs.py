@@ -85,8 +85,8 @@ def configure(
     handler = _Handler(stream)
     handler.setFormatter(
         ProcessorFormatter(
-            processors=[ProcessorFormatter.remove_processors_meta, _plain_event, renderer],
-            foreign_pre_chain=[_foreign_event, *_stamps(role)],
+            processors=[ProcessorFormatter.remove_processors_meta, renderer],
+            foreign_pre_chain=[_foreign_event, *_stamps(role), _plain_event],
         )
     )
     if threshold > logging.DEBUG:
@@ -99,6 +99,8 @@ def configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             *_stamps(role),
+            # Before the standard library sees the event: it takes the repr of all of it, however large or deep.
+            _plain_event,
             ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
