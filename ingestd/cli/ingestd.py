@@ -52,21 +52,29 @@ Overrides = Annotated[
 
 def _overrides(assignments: Sequence[str]) -> dict[str, str]:
     """Read `section.key=value` texts; what is after the = is never repeated in an error."""
-    # Here and not above: `ingestd --version` needs none of it.
-    from ingestd.config.keys import KEYS  # noqa: PLC0415
-
     overrides = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise UsageError("--set takes SECTION.KEY=VALUE, for example --set log.level=debug")
-        if name in KEYS and KEYS[name].is_secret:
-            raise ConfigError(
-                f"{name}: not on the command line, where every user of this machine can read it; "
-                f"use {KEYS[name].variable}, the credential {KEYS[name].credential} or the config file"
-            )
         overrides[name] = value
     return overrides
+
+
+def _refuse_secrets(argv: Sequence[str]) -> None:
+    """Refuse a secret on the command line before the parser looks at it: its errors repeat what they do not expect."""
+    # Most command lines need no more than this; the keys cost 0.2 s to import.
+    if not any("secret" in argument for argument in argv):
+        return
+    from ingestd.config.keys import KEYS  # noqa: PLC0415
+
+    for argument in argv:
+        key = KEYS.get(argument.removeprefix("--set=").partition("=")[0].strip())
+        if key is not None and key.is_secret:
+            raise ConfigError(
+                f"{key.name}: not on the command line, where every user of this machine can read it; "
+                f"use {key.variable}, the credential {key.credential} or the config file"
+            )
 
 
 def _load(config: str | None, assignments: list[str] | None) -> Settings:
@@ -192,8 +200,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code.
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        app(args=None if argv is None else list(argv), prog_name="ingestd")
+        _refuse_secrets(argv)
+        app(args=argv, prog_name="ingestd")
     except IngestdError as error:
         text = " ".join(str(error).splitlines())
         _say(f"ingestd: {text if text.isprintable() else ascii(text)[1:-1]}")

@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 
-__all__ = ["bound_address_space", "memory_bytes"]
+__all__ = ["bound_address_space", "keep_freed_memory", "memory_bytes"]
+
+#: glibc's mallopt(3): parameter numbers, and how much of a freed heap stays with the process [bytes]. As it comes,
+#: glibc gives every block of a megabyte back to the kernel and faults it in again, page by page, for the next frame.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_KEPT_BYTES = 64 * 2**20
+_TOP_PAD_BYTES = 16 * 2**20
+
+#: Largest threshold that glibc takes on 64 bits [bytes]; longer blocks are mapped and unmapped one by one.
+_MMAP_THRESHOLD_BYTES = 32 * 2**20
+
+
+def keep_freed_memory() -> bool:
+    """Let freed blocks of frame size stay with this process; whether the C library knows how."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return all(
+        mallopt(parameter, value) == 1
+        for parameter, value in (
+            (_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES),
+            (_M_TRIM_THRESHOLD, _KEPT_BYTES),
+            (_M_TOP_PAD, _TOP_PAD_BYTES),
+        )
+    )
 
 
 def memory_bytes() -> tuple[int, int]:

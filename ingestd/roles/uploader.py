@@ -31,6 +31,7 @@ from ingestd.errors import (
 from ingestd.roles.auditor import Auditor
 from ingestd.roles.breaker import Backoff, Breaker
 from ingestd.roles.context import RoleContext
+from ingestd.roles.memory import keep_freed_memory
 from ingestd.roles.recorder import Recorder
 from ingestd.roles.source import WorkSource
 from ingestd.roles.status import Histogram, Phase, Row, Slot, Text
@@ -334,6 +335,7 @@ def _source(context: RoleContext, layout: SpoolLayout) -> Iterator[WorkSource]:
 
 def run(context: RoleContext) -> int:
     """Run one uploader until it is told to stop."""
+    keep_freed_memory()
     layout = SpoolLayout(context.settings.state_directory)
     # What the supervisor could not give back (a disk error at that moment) is given back here.
     returned, _ = layout.return_claims(context.name, counts=False)
