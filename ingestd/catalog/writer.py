@@ -83,15 +83,38 @@ class CatalogWriter(CatalogConnection):
 
     def record_stored(
         self, entries: Sequence[StoredEntry], counters: Mapping[str, int] | None = None
-    ) -> None:
-        """Record pairs that are in the store and verified; `counters` are added to the totals with them."""
+    ) -> list[str]:
+        """Record pairs that are in the store and verified.
+
+        Two equal frames may be uploaded at the same moment, and neither uploader can know of the other: the second
+        one to be recorded is the duplicate.
+
+        Parameters
+        ----------
+        entries
+            The pairs.
+        counters
+            Added to the totals, unless all entries turn out to be duplicates.
+
+        Returns
+        -------
+        list of str
+            Names of entries that were recorded as duplicates, because another entry stored the same content.
+        """
+        duplicates: list[str] = []
         with self._write() as connection:
             for entry in entries:
+                if _twin(connection, entry):
+                    _end(connection, entry.name, "duplicates")
+                    duplicates.append(entry.name)
+                    continue
                 if entry.replaces:
                     _supersede_older(connection, entry)
                 _store(connection, entry)
-            for key, value in (counters or {}).items():
-                _count(connection, key, value)
+            if len(duplicates) < len(entries):
+                for key, value in (counters or {}).items():
+                    _count(connection, key, value)
+        return duplicates
 
     def record_duplicate(self, name: str, counter: str = "duplicates") -> None:
         """Record that an entry ended without objects of its own; its row goes.
@@ -352,6 +375,18 @@ def _store(connection: sqlite3.Connection, entry: StoredEntry) -> None:
         connection.execute(
             "UPDATE nodes SET snr_db = ? WHERE node = ?", (values["snr_db"], entry.document["node"])
         )
+
+
+def _twin(connection: sqlite3.Connection, entry: StoredEntry) -> bool:
+    """Whether another entry is recorded with the same identity and content."""
+    document = entry.document
+    place = _place(Identity(document["task_id"], document["websdr_id"], document.get("chunk")))
+    found = connection.execute(
+        "SELECT 1 FROM entries WHERE task_id = ? AND websdr_id = ? AND chunk = ? AND state = 'stored'"
+        " AND content_crc = ? AND name != ?",
+        (*place, entry.content_crc, entry.name),
+    ).fetchone()
+    return found is not None
 
 
 def _supersede_older(connection: sqlite3.Connection, entry: StoredEntry) -> None:

@@ -33,7 +33,7 @@ MASK = "**********"
 _SIZE_SCHEMA = {
     "anyOf": [
         {"type": "integer"},
-        {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? *([kKmMgGtT]i?)?[bB]?$"},
+        {"type": "string", "pattern": r"^[0-9]{1,20}(\.[0-9]{1,9})? *([bB]|[kKmMgGtT][iI]?[bB])?$"},
     ]
 }
 

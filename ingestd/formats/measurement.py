@@ -170,8 +170,10 @@ def parse_key(key: str) -> KeyKind | None:
     match = _KEY.fullmatch(key)
     if match is None:
         return None
-    chunk = match["chunk"]
-    identity = Identity(match["task_id"], int(match["websdr_id"]), None if chunk is None else int(chunk))
+    chunk, websdr_id = match["chunk"], int(match["websdr_id"])
+    if websdr_id >= 2**31:
+        return None
+    identity = Identity(match["task_id"], websdr_id, None if chunk is None else int(chunk))
     return KeyKind(identity, match["copy"], match["suffix"] != ".npy")
 
 

@@ -9,19 +9,12 @@ from typing import Any
 
 import zmq
 
-from ingestd.errors import ConfigError
-from ingestd.roles.zap import start_zap
+from ingestd.roles.listening import listen
 
 __all__ = ["Inbox", "Received", "open_inbox"]
 
 #: Messages that wait per peer [count]: high-water marks count messages, and a message may be tens of megabytes.
 _RCVHWM = 4
-
-#: A peer that has not finished its handshake by then is dropped [ms].
-_HANDSHAKE_MS = 5000
-
-#: TCP keepalive instead of ZMTP heartbeats, whose time-out kills large frames on slow links [s, s, count].
-_KEEPALIVE_IDLE_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT = 60, 15, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +29,8 @@ class Received:
 class Inbox:
     """Bound PULL socket; non-blocking reads."""
 
-    def __init__(self, socket: zmq.Socket[bytes], endpoint: str) -> None:
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
-        self._endpoint = endpoint
 
     @property
     def socket(self) -> zmq.Socket[bytes]:
@@ -81,28 +73,12 @@ def open_inbox(endpoint: str, max_frame_bytes: int, max_connections: int) -> Ite
     ConfigError
         The endpoint cannot be bound.
     """
-    context = zmq.Context(io_threads=1)
-    socket = context.socket(zmq.PULL)
-    try:
-        with start_zap(context, max_connections=max_connections) as doorkeeper:
-            doorkeeper.watch(socket)
-            socket.set(zmq.LINGER, 0)
-            socket.set(zmq.RCVHWM, _RCVHWM)
-            socket.set(zmq.MAXMSGSIZE, max_frame_bytes)
-            socket.set(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
-            socket.set(zmq.ZAP_DOMAIN, b"ingest")
-            socket.set(zmq.TCP_KEEPALIVE, 1)
-            socket.set(zmq.TCP_KEEPALIVE_IDLE, _KEEPALIVE_IDLE_S)
-            socket.set(zmq.TCP_KEEPALIVE_INTVL, _KEEPALIVE_INTERVAL_S)
-            socket.set(zmq.TCP_KEEPALIVE_CNT, _KEEPALIVE_COUNT)
-            try:
-                socket.bind(endpoint)
-            except zmq.ZMQError as error:
-                raise ConfigError(
-                    f"ingest.endpoint: cannot bind {endpoint}: {error.strerror or error}"
-                ) from error
-            yield Inbox(socket, endpoint)
-            socket.close()
-    finally:
-        socket.close()
-        context.destroy(linger=0)
+    with listen(
+        zmq.PULL,
+        endpoint,
+        "ingest",
+        max_message_bytes=max_frame_bytes,
+        max_connections=max_connections,
+        marks={zmq.RCVHWM: _RCVHWM},
+    ) as socket:
+        yield Inbox(socket)

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 import zmq
 
-from ingestd.errors import ConfigError
 from ingestd.formats.protocol import MAX_REQUEST_BYTES
-from ingestd.roles.zap import start_zap
+from ingestd.roles.listening import listen
 
 __all__ = ["QuerySocket", "Question", "open_query_socket"]
 
@@ -35,12 +34,6 @@ _LARGE_BYTES = 64 * 2**10
 
 #: Clients at the same time [count].
 MAX_CONNECTIONS = 64
-
-#: A peer that has not finished its handshake by then is dropped [ms].
-_HANDSHAKE_MS = 5000
-
-#: Dead peers are found by TCP keepalive [s, s, count].
-_KEEPALIVE_IDLE_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT = 60, 15, 4
 
 #: Parts before the empty delimiter [count]: our peer's identity, and one for each proxy on the way.
 _MAX_ENVELOPE = 8
@@ -116,29 +109,12 @@ def open_query_socket(endpoint: str) -> Iterator[QuerySocket]:
     ConfigError
         The endpoint cannot be bound.
     """
-    context = zmq.Context(io_threads=1)
-    socket = context.socket(zmq.ROUTER)
-    try:
-        with start_zap(context, max_connections=MAX_CONNECTIONS) as doorkeeper:
-            socket.set(zmq.LINGER, 0)
-            socket.set(zmq.SNDHWM, _SNDHWM)
-            socket.set(zmq.RCVHWM, _RCVHWM)
-            socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
-            socket.set(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
-            socket.set(zmq.ZAP_DOMAIN, b"query")
-            socket.set(zmq.TCP_KEEPALIVE, 1)
-            socket.set(zmq.TCP_KEEPALIVE_IDLE, _KEEPALIVE_IDLE_S)
-            socket.set(zmq.TCP_KEEPALIVE_INTVL, _KEEPALIVE_INTERVAL_S)
-            socket.set(zmq.TCP_KEEPALIVE_CNT, _KEEPALIVE_COUNT)
-            doorkeeper.watch(socket)
-            try:
-                socket.bind(endpoint)
-            except zmq.ZMQError as error:
-                raise ConfigError(
-                    f"query.endpoint: cannot bind {endpoint}: {error.strerror or error}"
-                ) from error
-            yield QuerySocket(socket)
-            socket.close()
-    finally:
-        socket.close()
-        context.destroy(linger=0)
+    with listen(
+        zmq.ROUTER,
+        endpoint,
+        "query",
+        max_message_bytes=MAX_REQUEST_BYTES,
+        max_connections=MAX_CONNECTIONS,
+        marks={zmq.SNDHWM: _SNDHWM, zmq.RCVHWM: _RCVHWM},
+    ) as socket:
+        yield QuerySocket(socket)

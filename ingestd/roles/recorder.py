@@ -52,8 +52,8 @@ class Recorder:
         self._waiting: list[_Write] = []
         self._limit = RateLimit(per_s=0.1, burst=3, clock=time.monotonic)
 
-    def stored(self, claim: Claim, document: dict[str, Any], pair: Pair, outcome: PairOutcome) -> None:
-        """Record that the pair of an entry is in the store."""
+    def stored(self, claim: Claim, document: dict[str, Any], pair: Pair, outcome: PairOutcome) -> bool:
+        """Record that the pair of an entry is in the store; False where an equal frame was recorded before it."""
         entry = StoredEntry(
             name=claim.name,
             document=document,
@@ -71,7 +71,9 @@ class Recorder:
             log.warning("conflict", key=outcome.keys.npy, copy=outcome.copy, result=str(outcome.result))
         log.info("entry_stored", entry=claim.name, key=outcome.keys.npy, size_bytes=pair.npy.size_bytes)
         counters = {"conflicts": int(conflict), "stored_bytes": pair.npy.size_bytes}
-        self._write(lambda opened: opened.record_stored([entry], counters))
+        duplicates: list[str] = []
+        self._write(lambda opened: duplicates.extend(opened.record_stored([entry], counters)))
+        return not duplicates
 
     def ended(self, name: str, counter: str) -> None:
         """Record that an entry ended without objects of its own (`duplicates`, `superseded`)."""

@@ -131,10 +131,11 @@ class Storing:
         ):
             row.add(Slot.DUPLICATES)
             self._recorder.ended(claim.name, "duplicates")
-        else:
+        elif self._recorder.stored(claim, document, pair, outcome):
             row.add(Slot.STORED)
             row.add(Slot.STORED_BYTES, pair.npy.size_bytes)
-            self._recorder.stored(claim, document, pair, outcome)
+        else:
+            row.add(Slot.DUPLICATES)
         if result in (PairResult.CONFLICT_STORED, PairResult.OVERWRITTEN):
             row.add(Slot.CONFLICTS)
 

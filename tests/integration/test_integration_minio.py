@@ -8,6 +8,8 @@ import time
 
 import numpy as np
 import pytest
+from minio import MinioAdmin
+from minio.credentials.providers import StaticProvider
 
 from ingestd.formats.measurement import Identity, object_keys
 from ingestd.node import Node
@@ -243,3 +245,36 @@ def test_a_lost_catalog_is_filled_again_from_the_bucket_while_the_daemon_runs(ow
             assert client.session("kept-0")["status"] == "SUCCESS"
         daemon.push(noise("kept-0"))
         wait_until(lambda: daemon.stats()["duplicates"] == 1, what="a repeat to be known as one")
+
+
+def policy(*actions):
+    """An S3 policy for the bucket."""
+    resources = [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"]
+    statement = {"Effect": "Allow", "Action": [f"s3:{action}" for action in actions], "Resource": resources}
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
+def test_missing_rights_are_named_and_mended_while_the_daemon_runs(own_minio, tmp_path):
+    admin = MinioAdmin(
+        endpoint=f"127.0.0.1:{own_minio.port}",
+        credentials=StaticProvider(own_minio.access_key, own_minio.secret_key),
+        secure=False,
+    )
+    with store_of(own_minio) as store:
+        store.check()
+    admin.user_add("node-gateway", "a-secret-of-the-gateway")
+    admin.policy_add("gateway", policy=policy("GetObject", "ListBucket"))
+    admin.policy_set("gateway", user="node-gateway")
+    environ = own_minio.environment() | {
+        "MINIO_ACCESS_KEY": "node-gateway",
+        "MINIO_SECRET_KEY": "a-secret-of-the-gateway",
+    }
+    with DaemonProcess(tmp_path / "daemon", settings(), environ) as daemon:
+        daemon.push(*(noise(f"no-right-{i}") for i in range(5)))
+        reasons = wait_until(lambda: daemon.health()["reasons"], what="health to say so")
+        assert [reason["code"] for reason in reasons] == ["store_auth"]
+        assert "s3:PutObject" in daemon.health()["error"]
+        wait_until(lambda: daemon.stats()["accepted"] == 5, what="acceptance without rights")
+        admin.policy_add("gateway", policy=policy("GetObject", "ListBucket", "PutObject", "DeleteObject"))
+        assert daemon.wait_settled()["stored"] == 5
+        wait_until(lambda: daemon.health()["status"] == "healthy", what="healthy again")

@@ -28,6 +28,18 @@ def _no_settings_of_this_machine(monkeypatch, tmp_path):
     monkeypatch.setattr(sources, "DEFAULT_CONFIG_FILE", str(tmp_path / "none.yaml"))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_started(monkeypatch):
+    """A command that should have been refused fails its test at once, and touches no state directory."""
+
+    def never(*_):
+        pytest.fail("started")
+
+    monkeypatch.setattr(daemon, "run", never)
+    monkeypatch.setattr(maintenance, "rebuild_catalog", never)
+    monkeypatch.setattr(maintenance, "requeue", never)
+
+
 @pytest.fixture
 def ingestd(capfd, monkeypatch):
     """Run a command line: `code, stdout, stderr = ingestd("check-config", environ={...})`."""

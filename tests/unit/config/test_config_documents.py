@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from ingestd.config import load
@@ -13,7 +14,7 @@ from ingestd.config.keys import GUIDE_VARIABLES, KEYS, SECTIONS
 from ingestd.config.model import Settings
 from ingestd.config.registry import CalibrationSettings, NodeSettings, Position
 from ingestd.config.report import json_schema
-from ingestd.config.values import byte_size
+from ingestd.config.values import SettingError, byte_size
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = str(ROOT / "scripts" / "settings_doc.py")
@@ -170,3 +171,18 @@ def test_the_schema_uses_only_words_of_json_schema():
         "exclusiveMaximum", "minItems", "maxItems", "format", "writeOnly",
     }  # fmt: skip
     assert set(words(json.loads(json_schema()))) <= known
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["64", "64 MiB", "64MIB", "64 kb", "1.5 GB", "0 B", "64 M", "64 Mi", "64 iB", "-1", "1.", " ", "x"],
+)
+def test_the_schema_takes_the_sizes_that_the_code_takes(text):
+    size = json.loads(json_schema())["$defs"]["SpoolSettings"]["properties"]["min_free_bytes"]["anyOf"][1]
+    try:
+        byte_size(text)
+    except SettingError:
+        is_size = False
+    else:
+        is_size = True
+    assert bool(re.search(size["pattern"], text)) is is_size

@@ -146,6 +146,16 @@ def test_a_text_agrees_exactly_where_it_is_the_stamp_truncated_or_rounded(timest
     assert agrees(timestamp_ns, utc_ns, n_digits) is (is_truncated or is_rounded)
 
 
+@pytest.mark.parametrize("n_digits", range(9))
+def test_an_exact_half_agrees_rounded_up_and_truncated(n_digits):
+    step_ns = 10 ** (9 - n_digits)
+    below_ns = 1_511_779_316 * 10**9
+    half_ns = below_ns + step_ns // 2
+    assert agrees(half_ns, below_ns, n_digits)
+    assert agrees(half_ns, below_ns + step_ns, n_digits)
+    assert not agrees(half_ns - 1, below_ns + step_ns, n_digits)
+
+
 @given(text=st.text(max_size=40))
 def test_any_text_is_read_or_refused(text):
     try:
