@@ -59,6 +59,7 @@ def reconcile(catalog: Catalog, files: Iterable[SpoolFile], stop: Callable[[], b
         if stop():
             break
         if catalog.has_entry(file.name):
+            _correct(catalog, file)
             continue
         document, frame_bytes = _document(file.path)
         if document is None and frame_bytes == 0:
@@ -75,6 +76,18 @@ def reconcile(catalog: Catalog, files: Iterable[SpoolFile], stop: Callable[[], b
             catalog.record_accepted(AcceptedBatch(entries=(entry,)))
         n_added += 1
     return n_added
+
+
+def _correct(catalog: Catalog, file: SpoolFile) -> None:
+    """Let a row say where its entry lies: it may have failed, or been requeued, while nobody could record it."""
+    if file.failed_reason is None:
+        catalog.record_requeued(file.name)
+    else:
+        catalog.record_failed(
+            FailedEntry(
+                file.name, None, file.failed_reason, file.failed_error, file.receive_ns, file.receive_ns, 0
+            )
+        )
 
 
 def _document(path: str) -> tuple[dict[str, Any] | None, int]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
 
 from ingestd.catalog import Catalog, FailedEntry, StoredEntry
+from ingestd.catalog.rebuild import reconcile
 from ingestd.errors import CatalogError, FrameError, SpoolError
 from ingestd.formats import frame as wire
 from ingestd.formats import metadata
@@ -23,6 +24,7 @@ from ingestd.roles.book import catalog_path
 from ingestd.roles.context import RoleContext
 from ingestd.roles.status import Slot
 from ingestd.spool import Claim
+from ingestd.spool.contents import SpoolFile
 from ingestd.storage.pair import Pair, PairOutcome, PairResult
 
 __all__ = ["Recorder"]
@@ -87,6 +89,12 @@ class Recorder:
         )  # fmt: skip
         self._write(lambda opened: opened.record_failed(entry))
 
+    def found_failed(self, files: Iterable[SpoolFile]) -> None:
+        """Record entries that went to failed/ without an uploader: those that killed one."""
+        listed = list(files)
+        if listed:
+            self._write(lambda opened: _reconcile(opened, listed))
+
     def was_ours(self, name: str, identity: Identity, content_crc: int) -> bool:
         """Whether what is in the store was put there for this very entry, by a try whose end nobody saw.
 
@@ -145,6 +153,10 @@ class Recorder:
             log.warning(
                 "catalog_skipped", error=str(error), waiting=len(self._waiting), suppressed=suppressed
             )
+
+
+def _reconcile(opened: Catalog, files: list[SpoolFile]) -> None:
+    reconcile(opened, files)
 
 
 def _document(claim: Claim) -> dict[str, Any] | None:

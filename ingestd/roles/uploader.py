@@ -37,6 +37,7 @@ from ingestd.roles.source import WorkSource
 from ingestd.roles.status import Histogram, Phase, Row, Slot, Text
 from ingestd.roles.storing import Storing
 from ingestd.spool import Claim, Claims, SpoolLayout
+from ingestd.spool.contents import failed_files
 from ingestd.storage.factory import open_store
 from ingestd.storage.port import ObjectStore
 
@@ -177,6 +178,8 @@ class Uploader:
         self._phase(Phase.IDLE)
         for thread in threads:
             thread.start()
+        # The supervisor moves an entry that killed its uploader to failed/, and leaves the catalog to us.
+        self._recorder.found_failed(failed_files(self._layout))
         auditor = Auditor(self._context, self._layout, self._store, self._stop)
         checked_s = time.monotonic()
         while not self._context.stopping(_WAIT_S):

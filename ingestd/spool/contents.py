@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ingestd.spool.layout import SpoolLayout, entry_files, spool_errors
 from ingestd.spool.names import EntryName
 
-__all__ = ["SpoolFile", "contains", "spool_files"]
+__all__ = ["SpoolFile", "contains", "failed_files", "spool_files"]
 
 #: Longest reason document that is read [bytes].
 _MAX_REASON_BYTES = 16 * 1024
@@ -35,6 +35,12 @@ def spool_files(layout: SpoolLayout) -> Iterator[SpoolFile]:
                 name = EntryName.parse(entry.name)
                 if name is not None:
                     yield SpoolFile(entry.name, entry.path, name.receive_ns)
+    yield from failed_files(layout)
+
+
+def failed_files(layout: SpoolLayout) -> Iterator[SpoolFile]:
+    """Every entry in failed/ with its reason."""
+    with spool_errors("looking through failed/"):
         for entry in entry_files(layout.failed):
             name = EntryName.parse(entry.name)
             if name is not None:

@@ -1,0 +1,62 @@
+"""An entry that kills its uploader: it goes to failed/, everything else flows, and random kills accuse nobody."""
+
+import json
+from pathlib import Path
+
+from ingestd.formats import frame as wire
+from ingestd.spool import EntryName
+from ingestd.testing.daemon_process import DaemonProcess
+from ingestd.testing.frames import noise
+from ingestd.testing.waiting import wait_until
+
+SETTINGS = {"spool": {"min_free_bytes": 0}, "uploader": {"count": 1}}
+
+#: Ends the uploader that encodes this entry the way a bug in a C library would.
+POISON = '''
+import os, signal
+from ingestd.roles import storing
+
+encode = storing.encode_pair
+
+def crash(measurement, settings):
+    if measurement.task_id == "poison":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return encode(measurement, settings)
+
+storing.encode_pair = crash
+'''
+
+
+def test_an_entry_that_kills_three_uploaders_while_alone_fails_and_the_rest_flows(tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(POISON)
+    daemon = DaemonProcess(tmp_path / "daemon", SETTINGS, {"PYTHONPATH": str(site)})
+    with daemon:
+        daemon.push(noise("before"), noise("poison"), *(noise(f"after-{i}") for i in range(10)))
+        failed = Path(daemon.state_directory, "spool", "failed")
+        wait_until(lambda: list(failed.glob("*.v1")), 60.0, "the poison to fail")
+        wait_until(lambda: daemon.stats()["total"]["stored"] == 11, 60.0, "the rest to be stored")
+        wait_until(lambda: daemon.stats()["total"]["failed"] == 1, what="the catalog to know")
+        with daemon.client() as client:
+            rows = client.failed()["failed"]
+    assert [row["task_id"] for row in rows] == ["poison"]
+    assert rows[0]["reason"] == "poison"
+    (entry,) = failed.glob("*.v1")
+    assert json.loads(Path(f"{entry}.json").read_text())["reason"] == "poison"
+    assert wire.parse(entry.read_bytes()).task_id == "poison", "kept as it was received"
+
+
+def test_a_flipped_byte_sends_that_entry_alone_to_failed(tmp_path):
+    daemon = DaemonProcess(tmp_path, SETTINGS)
+    with daemon:
+        daemon.push(noise("good-1"))
+        daemon.wait_settled()
+    frame = bytearray(wire.encode(noise("rotten")))
+    name = EntryName(1_790_000_000_000_000_000, 1, 0x12345678)
+    Path(daemon.state_directory, "spool", "new", str(name)).write_bytes(frame)
+    with daemon:
+        daemon.push(noise("good-2"))
+        wait_until(lambda: daemon.stats()["total"]["stored"] == 2, what="the good ones")
+        wait_until(lambda: daemon.stats()["total"]["failed"] == 1, what="the rotten one")
+        assert "failed_entries" in {reason["code"] for reason in daemon.health()["reasons"]}
