@@ -198,9 +198,9 @@ def differences(rows: list[Row]) -> Table:
 def main() -> int:
     """Run; returns the exit code."""
     given = arguments()
-    console = Console()
+    console = Console(highlight=False)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     scene = Scene(transmitter=_TRANSMITTER, receivers=ring(_TRANSMITTER, _N_NODES))
     ports = {

@@ -122,6 +122,8 @@ class DaemonProcess:
             stdout=self._log,
             stderr=self._log,
             env=environ | self._environ,
+            # Ctrl-C in a terminal reaches the whole foreground group; whoever started the daemon stops it.
+            process_group=0,
         )
         if wait:
             self.wait_ready()

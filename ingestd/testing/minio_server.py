@@ -106,6 +106,8 @@ class MinioServer:
             stdout=self._log,
             stderr=self._log,
             env=environ,
+            # Ctrl-C in a terminal is for whoever started the server.
+            process_group=0,
         )
         try:
             wait_until(self._live, _START_TIMEOUT_S, "MinIO to answer")
