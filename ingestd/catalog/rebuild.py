@@ -105,9 +105,24 @@ def _document(path: str) -> tuple[dict[str, Any] | None, int]:
 
 
 def refill(
-    catalog: Catalog, store: ObjectStore, report: RebuildReport, stop: Callable[[], bool] = lambda: False
+    catalog: Catalog,
+    store: ObjectStore,
+    report: RebuildReport,
+    stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[RebuildReport], None] = lambda _report: None,
 ) -> RebuildReport:
     """Give a row to every pair in the bucket that has none; times come from Last-Modified.
+
+    Parameters
+    ----------
+    catalog, store
+        Where to and where from.
+    report
+        Counts are added to it.
+    stop
+        Asked at every object whether to end early.
+    tell
+        Called with the report at every object.
 
     Raises
     ------
@@ -118,6 +133,7 @@ def refill(
     for info, kind, has_npy in _metadata_objects(store, report):
         if stop():
             break
+        tell(report)
         if not has_npy:
             report.unreadable += 1
             continue

@@ -5,12 +5,15 @@ stdout is data, stderr is messages. Every expected error is one line on stderr a
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +25,9 @@ __all__ = ["main"]
 
 #: Width of a table that no terminal bounds [characters]: columns are then as wide as their longest cell.
 _UNBOUNDED = 100_000
+
+#: One line of progress in this time where stderr is no terminal [s].
+_LINE_INTERVAL_S = 5.0
 
 app = typer.Typer(
     name="ingestd",
@@ -162,8 +168,30 @@ def rebuild_catalog(config: ConfigFile = None, assignments: Overrides = None) ->
     settings = _load(config, assignments)
     from ingestd.roles import maintenance  # noqa: PLC0415 - see run
 
-    for line in maintenance.rebuild_catalog(settings).lines():
+    with _progress() as say:
+        report = maintenance.rebuild_catalog(
+            settings, lambda found: say(f"{found.stored} measurements found in the bucket")
+        )
+    for line in report.lines():
         print(line)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """How far it is: a line that changes on a terminal, else one on stderr every few seconds."""
+    if sys.stderr.isatty():
+        with Console(stderr=True).status("beginning") as status:
+            yield lambda text: status.update(escape(text))
+        return
+    said_s = time.monotonic()
+
+    def say(text: str) -> None:
+        nonlocal said_s
+        if time.monotonic() - said_s >= _LINE_INTERVAL_S:
+            said_s = time.monotonic()
+            _say(f"ingestd: {text}")
+
+    yield say
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ingestd import catalog
 from ingestd.catalog import Catalog
@@ -21,8 +21,17 @@ from ingestd.storage.factory import open_store
 __all__ = ["rebuild_catalog", "requeue"]
 
 
-def rebuild_catalog(settings: Settings) -> RebuildReport:
+def rebuild_catalog(
+    settings: Settings, tell: Callable[[RebuildReport], None] = lambda _report: None
+) -> RebuildReport:
     """Make a whole new catalog out of bucket and spool.
+
+    Parameters
+    ----------
+    settings
+        Of the daemon.
+    tell
+        Called with what was found so far, at every object.
 
     Raises
     ------
@@ -43,7 +52,7 @@ def rebuild_catalog(settings: Settings) -> RebuildReport:
             catalog.create(scratch)
             report = RebuildReport()
             with Catalog.open(scratch, bucket=store.bucket, busy_timeout_s=5.0) as opened:
-                refill(opened, store, report)
+                refill(opened, store, report, tell=tell)
                 files = list(spool_files(layout))
                 reconcile(opened, files)
                 report.waiting = sum(file.failed_reason is None for file in files)
