@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from ingestd.disk import make_directory, sync_directory
 from ingestd.errors import NotFound, SpoolBroken, SpoolLocked, UsageError, bounded
 from ingestd.spool.names import EntryName
 
@@ -20,7 +21,6 @@ __all__ = [
     "SpoolLayout",
     "SpoolLock",
     "entry_files",
-    "fsync_directory",
     "requeue",
     "spool_errors",
 ]
@@ -51,15 +51,6 @@ def spool_errors(doing: str) -> Iterator[None]:
         raise SpoolBroken(
             f"{doing}: {error.strerror or error} ({errno.errorcode.get(error.errno or 0, '?')})"
         ) from error
-
-
-def fsync_directory(path: str) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +102,13 @@ class SpoolLayout:
     def make(self) -> None:
         """Create what is missing and make the new names durable, parents first."""
         with spool_errors(f"making the spool in {self.root}"):
-            _make_durable(self.root)
+            make_directory(self.root, _DIRECTORY_MODE)
             for path in (self.tmp, self.new, self.claimed, self.failed, self.rejected, self.retained):
                 os.makedirs(path, _DIRECTORY_MODE, exist_ok=True)
             for deaths in range(MAX_DEATHS_ALONE):
                 os.makedirs(self.suspects(deaths), _DIRECTORY_MODE, exist_ok=True)
-            fsync_directory(self.claimed)
-            fsync_directory(self.root)
+            sync_directory(self.claimed)
+            sync_directory(self.root)
 
     def recover(self) -> RecoveryReport:
         """Put the spool in order before any role starts: discard tmp/, give every claim back.
@@ -130,7 +121,7 @@ class SpoolLayout:
                 os.unlink(entry.path)
                 discarded += 1
             returned = sum(self._give_back(name) for name in sorted(os.listdir(self.claimed)))
-            fsync_directory(self.new)
+            sync_directory(self.new)
             return RecoveryReport(discarded, returned, tuple(self._foreign()))
 
     def _give_back(self, name: str) -> int:
@@ -210,18 +201,7 @@ def fail_entry(layout: SpoolLayout, path: str, reason: str, error: str, at_ns: i
         os.fdatasync(file.fileno())
     os.rename(scratch, f"{target}.json")
     os.rename(path, target)
-    fsync_directory(layout.failed)
-
-
-def _make_durable(path: str) -> None:
-    """Make a directory with its parents; each new name is fsync'd in the directory that holds it."""
-    if os.path.isdir(path):
-        return
-    parent = os.path.dirname(path)
-    _make_durable(parent)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, _DIRECTORY_MODE)
-    fsync_directory(parent)
+    sync_directory(layout.failed)
 
 
 def _files(directory: str) -> list[os.DirEntry[str]]:
@@ -366,6 +346,6 @@ def requeue(state_directory: str, names: Sequence[str] | None) -> list[str]:
                 os.unlink(os.path.join(layout.failed, f"{name}.json"))
             brought.append(name)
         if brought:
-            fsync_directory(layout.new)
-            fsync_directory(layout.failed)
+            sync_directory(layout.new)
+            sync_directory(layout.failed)
     return brought

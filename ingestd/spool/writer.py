@@ -21,9 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from ingestd.disk import sync_directory
 from ingestd.errors import SpoolBroken, SpoolFull
 from ingestd.formats.checksum import crc32c
-from ingestd.spool.layout import SpoolLayout, fsync_directory, is_full
+from ingestd.spool.layout import SpoolLayout, is_full
 from ingestd.spool.names import EntryName
 
 __all__ = ["SpoolWriter", "StagedEntry", "Step"]
@@ -180,7 +181,7 @@ class SpoolWriter:
         for entry in self._staged:
             os.rename(self._path(entry), os.path.join(self._layout.new, str(entry.name)))
         if self._sync:
-            fsync_directory(self._layout.new)
+            sync_directory(self._layout.new)
 
     def _discard(self, entry: StagedEntry) -> None:
         if entry.fd >= 0:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from ingestd.disk import make_directory, sync_directory
 from ingestd.errors import (
     StoreBusy,
     StoreCorrupt,
@@ -32,6 +33,9 @@ __all__ = ["DirectoryStore"]
 
 #: Where objects are written before they get their name; the dot keeps it out of listings.
 _SCRATCH = ".tmp"
+
+#: Objects are there to be read by others, as a bucket's are.
+_DIRECTORY_MODE = 0o755
 
 #: A scratch file this old [s] is the remains of a killed process: no upload takes an hour.
 _STALE_SCRATCH_S = 3600.0
@@ -96,7 +100,7 @@ class DirectoryStore:
         """Make the bucket's directory if absent, remove what killed processes left, and try a write."""
         with self._errors(self._base):
             if make_bucket:
-                self._make(self._scratch)
+                make_directory(self._scratch, _DIRECTORY_MODE)
             self._sweep()
         self.check()
         return self._profile
@@ -123,21 +127,21 @@ class DirectoryStore:
         if os.path.lexists(path):
             return PutResult(created=False, etag="")
         with self._errors(key), self._written(body) as scratch:
-            self._make(os.path.dirname(path))
+            make_directory(os.path.dirname(path), _DIRECTORY_MODE)
             try:
                 os.link(scratch, path)
             except FileExistsError:
                 return PutResult(created=False, etag="")
-            _sync_directory(os.path.dirname(path))
+            sync_directory(os.path.dirname(path))
         return PutResult(created=True, etag=_etag(body.crc32c))
 
     def put(self, key: str, body: Body) -> str:
         """Write, sync, rename over whatever is there."""
         path = self._path(key)
         with self._errors(key), self._written(body) as scratch:
-            self._make(os.path.dirname(path))
+            make_directory(os.path.dirname(path), _DIRECTORY_MODE)
             os.rename(scratch, path)
-            _sync_directory(os.path.dirname(path))
+            sync_directory(os.path.dirname(path))
         return _etag(body.crc32c)
 
     def head(self, key: str) -> ObjectInfo | None:
@@ -181,7 +185,7 @@ class DirectoryStore:
             except FileNotFoundError:
                 self._demand_bucket()
                 return
-            _sync_directory(os.path.dirname(path))
+            sync_directory(os.path.dirname(path))
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[ObjectInfo]:
         """Walk the tree in the order of keys."""
@@ -239,16 +243,6 @@ class DirectoryStore:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def _make(self, path: str) -> None:
-        """Make a directory with its parents; each new name is synced in the directory that holds it."""
-        if os.path.isdir(path):
-            return
-        parent = os.path.dirname(path)
-        self._make(parent)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o755)
-        _sync_directory(parent)
-
     def _demand_bucket(self) -> None:
         """A bucket that vanished is not made again behind the operator's back."""
         if not os.path.isdir(self._scratch):
@@ -275,11 +269,3 @@ def _write(fd: int, parts: tuple[bytes | memoryview, ...]) -> None:
         view = memoryview(part).cast("B")
         while view:
             view = view[os.write(fd, view) :]
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
