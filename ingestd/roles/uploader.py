@@ -240,7 +240,9 @@ class Uploader:
             if self._probed:
                 return True
             try:
-                profile = self._store.probe()
+                # Made at the first contact of a start only: a bucket that vanishes later is an alarm, not an errand.
+                known = any(row.get_text(Text.PROFILE) for row in self._context.status.uploaders())
+                profile = self._store.probe(make_bucket=not known)
             except StoreError as error:
                 self._gate.failure(error)
                 return False

@@ -3,12 +3,14 @@
 import base64
 import contextlib
 import json
+import os
+import signal
 import threading
 import time
 
 import numpy as np
 import pytest
-from minio import MinioAdmin
+from minio import Minio, MinioAdmin
 from minio.credentials.providers import StaticProvider
 
 from ingestd.formats.measurement import Identity, object_keys
@@ -278,3 +280,22 @@ def test_missing_rights_are_named_and_mended_while_the_daemon_runs(own_minio, tm
         admin.policy_add("gateway", policy=policy("GetObject", "ListBucket", "PutObject", "DeleteObject"))
         assert daemon.wait_settled()["stored"] == 5
         wait_until(lambda: daemon.health()["status"] == "healthy", what="healthy again")
+
+
+def test_a_bucket_that_vanishes_is_an_alarm_and_is_not_made_again_behind_the_operators_back(
+    own_minio, tmp_path
+):
+    sdk = Minio(f"127.0.0.1:{own_minio.port}", own_minio.access_key, own_minio.secret_key, secure=False)
+    with DaemonProcess(tmp_path / "daemon", settings(), own_minio.environment()) as daemon:
+        wait_until(lambda: sdk.bucket_exists(BUCKET), what="the bucket to be made at the start")
+        wait_until(lambda: daemon.health()["store"]["checksum"], what="the probe")
+        sdk.remove_object(BUCKET, ".ingestd/probe")
+        sdk.remove_bucket(BUCKET)
+        os.kill(daemon.role_pids()["uploader-0"], signal.SIGKILL)
+        daemon.push(*(noise(f"homeless-{i}") for i in range(5)))
+        health = wait_until(lambda: (h := daemon.health()) and h["error"] and h, what="health to say so")
+        assert "bucket" in health["error"].lower()
+        assert not health["accessible"]
+        assert not sdk.bucket_exists(BUCKET)
+        sdk.make_bucket(BUCKET)
+        assert daemon.wait_settled()["stored"] == 5

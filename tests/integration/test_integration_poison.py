@@ -12,7 +12,7 @@ from ingestd.testing.waiting import wait_until
 SETTINGS = {"spool": {"min_free_bytes": 0}, "uploader": {"count": 1}}
 
 #: Ends the uploader that encodes this entry the way a bug in a C library would.
-POISON = '''
+POISON = """
 import os, signal
 from ingestd.roles import storing
 
@@ -24,7 +24,7 @@ def crash(measurement, settings):
     return encode(measurement, settings)
 
 storing.encode_pair = crash
-'''
+"""
 
 
 def test_an_entry_that_kills_three_uploaders_while_alone_fails_and_the_rest_flows(tmp_path):
