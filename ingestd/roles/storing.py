@@ -2,63 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from typing import TYPE_CHECKING
 
 from ingestd.errors import FrameError
 from ingestd.formats import frame as wire
-from ingestd.formats import metadata, npy, quality
-from ingestd.formats.checksum import crc32c
 from ingestd.formats.measurement import Measurement
 from ingestd.roles.context import RoleContext
 from ingestd.roles.status import Phase, Slot
+from ingestd.storage.encoding import encode_pair
 from ingestd.storage.locks import IdentityLocks
 from ingestd.storage.pair import Pair, PairOutcome, PairResult, store_pair
 from ingestd.storage.port import ObjectStore
 
 if TYPE_CHECKING:
-    from ingestd.config import Settings
     from ingestd.roles.recorder import Recorder
     from ingestd.spool import Claim
 
-__all__ = ["Storing", "encode_pair"]
-
-
-def encode_pair(measurement: Measurement, settings: Settings) -> tuple[Pair, dict[str, object]]:
-    """Make both objects of a measurement; a pure function of the frame and the settings.
-
-    Parameters
-    ----------
-    measurement
-        As parsed.
-    settings
-        `uploader.quality`, `storage.sha256` and the registry are used.
-
-    Returns
-    -------
-    tuple
-        The pair, and its metadata document.
-    """
-    encoded = npy.encode(measurement)
-    figures = None
-    if settings.uploader.quality == "missing":
-        sent = measurement.metrics
-        figures = quality.measure(
-            measurement,
-            encoded.samples(),
-            settings.receiver_of(measurement.node, measurement.websdr_id),
-            spectral=sent.get("snr_db") is None or sent.get("frequency_offset_hz") is None,
-        )
-    sha256 = None
-    if settings.storage.sha256:
-        digest = hashlib.sha256(encoded.header)
-        digest.update(encoded.payload)
-        sha256 = digest.hexdigest()
-    document = metadata.document(measurement, encoded, figures, sha256)
-    document_bytes = metadata.encode(document)
-    return Pair.of(measurement.identity, encoded, document, document_bytes, crc32c(document_bytes)), document
+__all__ = ["Storing"]
 
 
 class Storing:
@@ -102,7 +64,13 @@ class Storing:
                 "msgpack", "", f"{len(frame)} bytes", "the bytes that were accepted (checksum in the name)"
             )
         measurement = wire.parse(frame)
-        pair, document = encode_pair(measurement, self._settings)
+        settings = self._settings
+        pair, document = encode_pair(
+            measurement,
+            settings.receiver_of(measurement.node, measurement.websdr_id),
+            figures=settings.uploader.quality,
+            sha256=settings.storage.sha256,
+        )
         self._phase(Phase.UPLOADING)
         outcome = store_pair(
             self._store,

@@ -18,10 +18,10 @@ from ingestd.roles import storing
 
 encode = storing.encode_pair
 
-def crash(measurement, settings):
+def crash(measurement, *args, **kwargs):
     if measurement.task_id == "poison":
         os.kill(os.getpid(), signal.SIGSEGV)
-    return encode(measurement, settings)
+    return encode(measurement, *args, **kwargs)
 
 storing.encode_pair = crash
 """

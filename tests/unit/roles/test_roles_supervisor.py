@@ -27,7 +27,9 @@ class Toys:
         self.status = StatusBlock.create(StatusLayout(tuple(programs)))
         self.spawned = {name: [] for name in programs}
         self.deaths = []
-        self.specs = [self._spec(name, program, **options.get(name, {})) for name, program in programs.items()]
+        self.specs = [
+            self._spec(name, program, **options.get(name, {})) for name, program in programs.items()
+        ]
 
     def _spec(self, name, program, **options):
         def spawn(stop_fd):

@@ -19,7 +19,9 @@ def layout(tmp_path):
 
 
 def writer_for(layout, **options):
-    return SpoolWriter(layout, options.pop("durability", "disk"), options.pop("now_ns", lambda: 1_700_000_000 * 10**9))
+    return SpoolWriter(
+        layout, options.pop("durability", "disk"), options.pop("now_ns", lambda: 1_700_000_000 * 10**9)
+    )
 
 
 def stage(writer, *frames):
@@ -98,7 +100,9 @@ def test_one_io_error_is_answered_with_a_new_file_from_memory(layout, monkeypatc
     calls = Calls(monkeypatch, {(call, 1): errno.EIO})
     (accepted,) = writer.commit()
     assert calls.counts["write"] == 2
-    assert calls.counts["fdatasync"] == (2 if call == "fdatasync" else 1), "never a second sync of the same file"
+    assert calls.counts["fdatasync"] == (2 if call == "fdatasync" else 1), (
+        "never a second sync of the same file"
+    )
     assert str(accepted.name) != before
     assert names_in(layout.new) == [str(accepted.name)]
     assert names_in(layout.tmp) == []
@@ -160,7 +164,14 @@ def test_a_frame_written_ahead_is_not_written_twice(layout, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "x", "00000000000000000001-00000001-0000000g.v1", "00000000000000000001-00000001-00000000.v2", "1-1-1.v1"]
+    "name",
+    [
+        "",
+        "x",
+        "00000000000000000001-00000001-0000000g.v1",
+        "00000000000000000001-00000001-00000000.v2",
+        "1-1-1.v1",
+    ],
 )
 def test_what_is_not_named_as_an_entry_is_none(name):
     assert EntryName.parse(name) is None
