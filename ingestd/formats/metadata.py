@@ -99,6 +99,9 @@ def _document(measurement: Measurement, npy: NpyObject | None, figures: Figures 
         "format_version": FORMAT_VERSION,
     }
     values |= {name: None if figures is None else getattr(figures, name) for name in _FIGURES}
+    if values["bandwidth_hz"] is None and measurement.bandwidth_hz is not None:
+        # No spectrum was needed, or could be made: what the node says of its passband is kept all the same.
+        values["bandwidth_hz"], values["bandwidth_source"] = measurement.bandwidth_hz, "frame"
     values["metrics"], values["metrics_source"] = _metrics(measurement, figures)
     return {key: values[key] for key in KEYS}
 
