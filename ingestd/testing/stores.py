@@ -155,13 +155,13 @@ class WeakStore(MemoryStore):
 class FaultyStore(MemoryStore):
     """Raises what it is told, before or after the request took effect.
 
-    `before` and `after` map the name of a method to errors that its next calls raise, one each.
+    `before` and `after` map the name of a method to what its next calls raise, one each; None lets a call through.
     """
 
     def __init__(self, bucket: str = "heimdall-raw-iq") -> None:
         super().__init__(bucket)
-        self.before: dict[str, list[StoreError]] = {}
-        self.after: dict[str, list[StoreError]] = {}
+        self.before: dict[str, list[StoreError | None]] = {}
+        self.after: dict[str, list[StoreError | None]] = {}
         self.calls: list[tuple[str, str]] = []
 
     def put_new(self, key: str, body: Body) -> PutResult:
@@ -181,9 +181,10 @@ class FaultyStore(MemoryStore):
         self._strike("head", key, self.before)
         return super().head(key)
 
-    def _strike(self, name: str, key: str, faults: dict[str, list[StoreError]]) -> None:
+    def _strike(self, name: str, key: str, faults: dict[str, list[StoreError | None]]) -> None:
         if key:
             self.calls.append((name, key))
         waiting = faults.get(name)
-        if waiting:
-            raise waiting.pop(0)
+        error = waiting.pop(0) if waiting else None
+        if error is not None:
+            raise error
