@@ -102,7 +102,7 @@ CREATE TABLE rejected (
     sample TEXT
 );
 
--- Entries whose end came before their beginning was recorded: the receiver skips them.
+-- Entries that ended without objects of their own: they are counted, have no row, and get none any more.
 CREATE TABLE ended (name TEXT PRIMARY KEY, id INTEGER NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE totals (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;

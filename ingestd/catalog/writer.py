@@ -35,7 +35,7 @@ _MAX_REJECTED = 1000
 #: Ledgers that are kept; the ones unchanged for longest go first, with a new boot, so that nodes ask again.
 _MAX_LEDGERS = 10_000
 
-#: Names in `ended` that are kept: they wait for a receiver's next flush, which is seconds away.
+#: Names in `ended` that are kept: a receiver's next flush is seconds away, and so is a second end of the same entry.
 _MAX_ENDED = 10_000
 
 #: Total of each state; `accepted` in a row means pending.
@@ -342,7 +342,7 @@ def _weigh(
 def _accept(connection: sqlite3.Connection, entry: AcceptedEntry) -> None:
     if _row(connection, entry.name) is not None:
         return
-    if connection.execute("DELETE FROM ended WHERE name = ?", (entry.name,)).rowcount:
+    if _has_ended(connection, entry.name):
         return
     values = _values(entry.document) | {
         "name": entry.name,
@@ -368,7 +368,9 @@ def _store(connection: sqlite3.Connection, entry: StoredEntry) -> None:
     }
     row = _row(connection, entry.name)
     if row is None:
-        _insert(connection, values)
+        # Counted already, as a duplicate: what an entry ended as, it stays.
+        if not _has_ended(connection, entry.name):
+            _insert(connection, values)
     elif row["state"] != "stored":
         _change(connection, row, **values)
     if entry.document.get("node") is not None and values["snr_db"] is not None:
@@ -402,17 +404,22 @@ def _supersede_older(connection: sqlite3.Connection, entry: StoredEntry) -> None
 
 
 def _end(connection: sqlite3.Connection, name: str, counter: str) -> None:
-    row = _row(connection, name)
-    if row is not None:
-        if row["state"] != "stored":
-            _remove(connection, row, counter)
+    if _has_ended(connection, name):
         return
-    # The receiver has not recorded it yet: it counts as accepted here, and is skipped there.
-    if connection.execute(
-        "INSERT OR IGNORE INTO ended VALUES (?, (SELECT coalesce(max(id), 0) + 1 FROM ended))", (name,)
-    ).rowcount:
+    row = _row(connection, name)
+    if row is not None and row["state"] == "stored":
+        return
+    connection.execute("INSERT INTO ended VALUES (?, (SELECT coalesce(max(id), 0) + 1 FROM ended))", (name,))
+    if row is not None:
+        _remove(connection, row, counter)
+    else:
+        # The receiver has not recorded it yet: it counts as accepted here, and is skipped there.
         _count(connection, "accepted", 1)
         _count(connection, counter, 1)
+
+
+def _has_ended(connection: sqlite3.Connection, name: str) -> bool:
+    return connection.execute("SELECT 1 FROM ended WHERE name = ?", (name,)).fetchone() is not None
 
 
 def _fail(connection: sqlite3.Connection, entry: FailedEntry) -> None:
@@ -421,6 +428,8 @@ def _fail(connection: sqlite3.Connection, entry: FailedEntry) -> None:
     if row is not None:
         if row["state"] in ("accepted", "lost"):
             _change(connection, row, **changes)
+        return
+    if _has_ended(connection, entry.name):
         return
     document = entry.document or {"task_id": "", "websdr_id": -1}
     _insert(
