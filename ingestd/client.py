@@ -221,12 +221,11 @@ def _data(reply: bytes, number: int) -> dict[str, Any]:
         if decoded["id"] != number:
             raise ValueError("another request's reply")  # noqa: TRY301 - one translator for all that is wrong
         if decoded["ok"]:
-            data: dict[str, Any] = decoded["data"]
-            return data
+            return dict(decoded["data"].items())
         error = decoded["error"]
         code, message = str(error["code"]), str(error["message"])
         retryable, details = bool(error["retryable"]), dict(error.get("details") or {})
-    except (ValueError, KeyError, TypeError) as broken:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as broken:
         raise QueryError(
             "internal", f"the answer is not one of the query protocol: {bounded(reply[:60])}"
         ) from broken

@@ -52,6 +52,9 @@ _CONFIRM_TIMEOUT_S = 2.0
 #: A resend that nobody takes is put off after this long [s].
 _RESEND_TIMEOUT_S = 1.0
 
+#: Longest that the confirming thread is busy after it was told to stop [s]: one answer, the right to send, one frame.
+_CLOSE_TIMEOUT_S = _CONFIRM_TIMEOUT_S + 2 * _RESEND_TIMEOUT_S + 1.0
+
 #: One look at the link while waiting for it [ms].
 _LINK_POLL_MS = 50
 
@@ -123,8 +126,10 @@ class Node:
             if kind is None and self.query_endpoint is not None:
                 self.wait(self._timeout_s)
         finally:
-            # On the way out of an error, that error is what the caller must see.
-            self._close(self._timeout_s if kind is None else 1.0, demand=kind is None)
+            # On the way out of an error, that error is what the caller must see. What a confirmed node has in its
+            # socket now is settled, or reported as unconfirmed already.
+            patient = kind is None and self.query_endpoint is None
+            self._close(self._timeout_s if patient else 1.0, demand=kind is None)
 
     @property
     def unconfirmed_count(self) -> int:
@@ -259,7 +264,7 @@ class Node:
     def _close(self, linger_s: float, *, demand: bool) -> None:
         self._stop.set()
         if self._thread.ident is not None:
-            self._thread.join(_CONFIRM_TIMEOUT_S + 1.0)
+            self._thread.join(_CLOSE_TIMEOUT_S)
         self._link.close(linger_s, demand=demand and self.query_endpoint is None)
 
     def _encoded(self, measurement: Measurement) -> bytes:
@@ -279,6 +284,7 @@ class Node:
         with self._changed:
             while (
                 len(self._unconfirmed)
+                and not self._troubles
                 and self._unconfirmed.size_bytes + size_bytes > self._max_unconfirmed_bytes
             ):
                 if time.monotonic() > deadline_s:
@@ -287,6 +293,7 @@ class Node:
                         f"and max_unconfirmed_bytes is {self._max_unconfirmed_bytes}"
                     )
                 self._changed.wait(_CONFIRM_INTERVAL_S)
+        self._raise_trouble()
 
     def _raise_trouble(self) -> None:
         with self._lock:
@@ -306,18 +313,27 @@ class Node:
     def _confirm(self, client: Client) -> None:
         assert self.name is not None
         try:
-            reply = client.confirm(self.name, self.epoch)
+            verdict = self._settle(client.confirm(self.name, self.epoch))
         except IngestdError as error:
             if isinstance(error, Unavailable) or getattr(error, "retryable", False):
                 return
             with self._changed:
-                self._troubles.append(error)
+                # It comes again with every question; the caller needs to hear it once.
+                if str(error) not in map(str, self._troubles):
+                    self._troubles.append(error)
                 self._changed.notify_all()
             return
+        if verdict.new_epoch or verdict.resend:
+            self._send_again(verdict)
+
+    def _settle(self, reply: dict[str, Any]) -> Verdict:
+        """Take an answer to `confirm`: what it settles, what is to be told to the caller."""
         with self._changed:
-            self._asked = True
-            self.max_frame_bytes = reply["max_frame_bytes"]
             verdict = self._unconfirmed.settle(reply, time.monotonic())
+            self._asked = True
+            limit = reply.get("max_frame_bytes")
+            if isinstance(limit, int):
+                self.max_frame_bytes = limit
             for seq, reason in verdict.rejected:
                 self._troubles.append(
                     FrameError(
@@ -333,8 +349,7 @@ class Node:
                     )
                 )
             self._changed.notify_all()
-        if verdict.new_epoch or verdict.resend:
-            self._send_again(verdict)
+        return verdict
 
     def _send_again(self, verdict: Verdict) -> None:
         """Send what is missing; what cannot go out now is found missing again by the next answer."""
@@ -349,6 +364,8 @@ class Node:
                     (seq, self._unconfirmed.frame(seq)) for seq in verdict.resend if seq in self._unconfirmed
                 ]
             for seq, measurement in frames:
+                if self._stop.is_set():
+                    return
                 self._link.send(wire.encode(measurement), _RESEND_TIMEOUT_S)
                 with self._lock:
                     self._unconfirmed.resent(seq, time.monotonic())
@@ -455,4 +472,5 @@ def _samples(iq_data: npt.NDArray[Any] | bytes | memoryview, datatype: str) -> b
             f"iq_data is an array of shape {iq_data.shape}, dtype {iq_data.dtype}, datatype {bounded(datatype)} "
             "(allowed: complex samples of shape (n_samples,), or raw bytes of `datatype`)"
         )
-    return np.ascontiguousarray(iq_data, dtype="<c8").data.cast("B")
+    # A view of no samples cannot be cast; the frame's own check names what is wrong with it.
+    return np.ascontiguousarray(iq_data, dtype="<c8").data.cast("B") if iq_data.size else b""

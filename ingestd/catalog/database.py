@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ingestd.catalog.schema import SCHEMA, VERSION
-from ingestd.errors import CatalogBusy, CatalogCorrupt, CatalogError
+from ingestd.errors import CatalogBusy, CatalogCorrupt, CatalogError, bounded
 
 if TYPE_CHECKING:
     from ingestd.catalog.store import Catalog
 
-__all__ = ["catalog_errors", "connect", "create", "new_boot"]
+__all__ = ["catalog_errors", "connect", "create", "decoded", "new_boot"]
 
 #: A broken catalog is kept for a look under this name, the newest one only.
 _ASIDE = "corrupt"
@@ -42,6 +43,20 @@ def catalog_errors(path: str) -> Iterator[None]:
         if code in _CORRUPT or (code == sqlite3.SQLITE_ERROR and "no such" in str(error)):
             raise CatalogCorrupt(text) from error
         raise CatalogError(text) from error
+
+
+def decoded(text: str) -> Any:
+    """Read one of our own JSON columns back.
+
+    Raises
+    ------
+    CatalogCorrupt
+        It is not what was written.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CatalogCorrupt(f"a column of the catalog is no JSON: {bounded(text)}") from error
 
 
 def connect(path: str, *, readonly: bool, busy_timeout_s: float) -> sqlite3.Connection:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ingestd.catalog.connection import CatalogConnection
 from ingestd.catalog.cursors import decode_cursor, encode_cursor
+from ingestd.catalog.database import decoded
 from ingestd.catalog.schema import NO_CHUNK, NO_COPY
 from ingestd.errors import NotFound
 from ingestd.formats.confirmation import EpochLedger
@@ -206,7 +206,7 @@ class CatalogReader(CatalogConnection):
     def _measurement_row(self, row: sqlite3.Row) -> dict[str, Any]:
         iq_path, metadata_path = self._s3_paths(row)
         is_stored = row["state"] == "stored"
-        document: dict[str, Any] = json.loads(row["document"])
+        document: dict[str, Any] = decoded(row["document"])
         return document | {
             "state": row["state"],
             "copy": row["copy"] or None,
@@ -267,7 +267,7 @@ class CatalogReader(CatalogConnection):
             kept = connection.execute(
                 "SELECT state FROM ledgers WHERE node = ? AND epoch = ?", (node, epoch)
             ).fetchone()
-            ledger = EpochLedger(None if kept is None else json.loads(kept["state"]))
+            ledger = EpochLedger(None if kept is None else decoded(kept["state"]))
             waiting = connection.execute(
                 "SELECT min(seq) FROM entries WHERE node = ? AND epoch = ? AND state != 'stored'",
                 (node, epoch),

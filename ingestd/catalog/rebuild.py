@@ -249,16 +249,11 @@ def mark_lost(
         # Looked at again after the row: it may have been claimed, stored and released in between.
         if document is None or in_spool(name):
             continue
-        identity = Identity(document["task_id"], document["websdr_id"], document.get("chunk"))
-        keys = object_keys(identity)
-        info = store.head(keys.metadata)
-        found = (
-            None if info is None else _stored(catalog, store, info, KeyKind(identity, None, is_metadata=True))
-        )
-        if found is not None and metadata.content(dict(found.document)) == metadata.content(document):
-            catalog.record_stored([_named(found, name)])
-        else:
+        found = _find_pair(catalog, store, document)
+        if found is None:
             lost.append(name)
+        else:
+            catalog.record_stored([_named(found, name)])
     catalog.record_lost(lost)
     return lost
 

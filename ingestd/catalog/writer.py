@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ingestd.catalog.connection import CatalogConnection
+from ingestd.catalog.database import decoded
 from ingestd.catalog.records import (
     AcceptedBatch,
     AcceptedEntry,
@@ -178,7 +179,7 @@ class CatalogWriter(CatalogConnection):
             row = connection.execute(
                 "SELECT state FROM ledgers WHERE node = ? AND epoch = ?", (node, epoch)
             ).fetchone()
-        return None if row is None else json.loads(row["state"])
+        return None if row is None else decoded(row["state"])
 
     def entry_of_seq(self, node: str, epoch: int, seq: int) -> str | None:
         """Name of an entry with this triple, if one is known."""
@@ -207,7 +208,7 @@ class CatalogWriter(CatalogConnection):
         """Metadata document of an entry as far as it is known."""
         with self._read() as connection:
             row = _row(connection, name)
-        return None if row is None else json.loads(row["document"])
+        return None if row is None else decoded(row["document"])
 
     def mark(self, key: str, value: str) -> None:
         """Write one word of meta."""

@@ -7,7 +7,7 @@ fit is not confirmed, so the node sends it again, and deterministic identity mak
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from typing import Any, Literal
 
@@ -24,6 +24,10 @@ MAX_REJECTED = 1000
 
 #: Accepted numbers whose frame checksum is remembered, to tell a repeat from a number used again.
 _MAX_CHECKSUMS = 1024
+
+#: A longer jump of the sample clock is a clock that was set anew, not a loss [samples]: 30 hours at 10 MHz. A jump of
+#: the frame number counts as at most this many, so that no sender can make the sums outgrow an int64.
+_MAX_JUMP = 2**40
 
 _Seen = Literal["new", "repeated", "reused", "unknown"]
 
@@ -96,8 +100,11 @@ class EpochLedger:
         if known is not None and known != crc32c:
             self.note_reused()
             return "reused"
-        if not self._settle(seq):
-            return "unknown" if known is None else "repeated"
+        is_new = self._settle(seq)
+        if known is not None:
+            return "repeated"
+        if not is_new:
+            return "unknown"
         self._count_gap(seq)
         self._count_samples(seq, sample_index, n_samples)
         return "new"
@@ -108,6 +115,10 @@ class EpochLedger:
 
     def note_rejected(self, seq: int, reason: str) -> None:
         """Take note of a rejected frame."""
+        if seq in self._checksums:
+            # Accepted before, so another frame has the number: the node must not take this one for confirmed.
+            self.note_reused()
+            return
         if not self._settle(seq):
             return
         self._count_gap(seq)
@@ -118,7 +129,7 @@ class EpochLedger:
 
     def reply(self) -> dict[str, Any]:
         """The ledger's part of the answer to `confirm`; `ranges` holds accepted numbers only."""
-        rejected = {seq for seq, _ in self._rejected}
+        rejected = sorted(seq for seq, _ in self._rejected)
         ranges: list[list[int]] = []
         for first, end in self._settled:
             ranges += _without(first, end, rejected)
@@ -161,7 +172,7 @@ class EpochLedger:
         if self._first is None or self._last is None:
             self._first = self._last = seq
         elif seq > self._last:
-            self.gaps += seq - self._last - 1
+            self.gaps += min(seq - self._last - 1, _MAX_JUMP)
             self._last = seq
         elif seq > self._first:
             # It came after all, late or sent again.
@@ -170,15 +181,15 @@ class EpochLedger:
     def _count_samples(self, seq: int, sample_index: int | None, n_samples: int) -> None:
         if sample_index is None or seq != self._last:
             return
-        if self._next_sample is not None and sample_index > self._next_sample:
+        if self._next_sample is not None and 0 < sample_index - self._next_sample <= _MAX_JUMP:
             self.samples_lost += sample_index - self._next_sample
         self._next_sample = sample_index + n_samples
 
 
-def _without(first: int, end: int, rejected: set[int]) -> list[list[int]]:
-    """A range without some of its numbers."""
+def _without(first: int, end: int, rejected: list[int]) -> list[list[int]]:
+    """A range without some of its numbers, which come in ascending order."""
     ranges = []
-    for seq in sorted(number for number in rejected if first <= number < end):
+    for seq in rejected[bisect_left(rejected, first) : bisect_left(rejected, end)]:
         if seq > first:
             ranges.append([first, seq])
         first = seq + 1

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
+
+from ingestd.errors import QueryError
 
 __all__ = ["MAX_RESENDS", "RESEND_AFTER_S", "Unconfirmed", "Verdict"]
 
@@ -20,6 +22,32 @@ MAX_RESENDS = 5
 RESEND_AFTER_S = 5.0
 
 _F = TypeVar("_F")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a node needs of an answer to `confirm`, all of it or an error."""
+
+    accepted_upto: int
+    ranges: list[tuple[int, int]]
+    rejected: list[tuple[int, str]]
+    seq_reused: int
+    accepting: bool
+    boot: str
+
+    @classmethod
+    def of(cls, reply: Mapping[str, Any]) -> Self:
+        try:
+            return cls(
+                int(reply["accepted_upto"]),
+                [(int(first), int(end)) for first, end in reply["ranges"]],
+                [(int(row["seq"]), str(row["reason"])) for row in reply["rejected"]],
+                int(reply["seq_reused"]),
+                bool(reply["accepting"]),
+                str(reply["boot"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise QueryError("internal", "the answer is not what `confirm` answers in version 1") from error
 
 
 @dataclass(slots=True)
@@ -93,28 +121,33 @@ class Unconfirmed(Generic[_F]):
             Its `data`.
         now_s
             Monotonic time [s].
+
+        Raises
+        ------
+        QueryError
+            `internal`: the answer is not one of the protocol; nothing was changed.
         """
+        answer = _Answer.of(reply)
         verdict = Verdict()
-        if reply["seq_reused"]:
+        if answer.seq_reused:
             verdict.new_epoch = True
             return verdict
-        for row in reply["rejected"]:
-            if row["seq"] in self._pending:
-                verdict.rejected.append((row["seq"], row["reason"]))
-                self.drop(row["seq"])
-        newest = max([reply["accepted_upto"], *(end for _, end in reply["ranges"])])
-        self._drop_accepted(reply)
+        for seq, reason in answer.rejected:
+            if seq in self._pending:
+                verdict.rejected.append((seq, reason))
+                self.drop(seq)
+        newest = max([answer.accepted_upto, *(end for _, end in answer.ranges)])
+        self._drop_accepted(answer)
         # Another boot forgot what only the old one knew: everything that it does not confirm is sent again.
-        forgotten = self._boot is not None and reply["boot"] != self._boot
-        self._boot = reply["boot"]
-        if reply["accepting"]:
+        forgotten = self._boot is not None and answer.boot != self._boot
+        self._boot = answer.boot
+        if answer.accepting:
             self._choose(verdict, newest, now_s, forgotten=forgotten)
         return verdict
 
-    def _drop_accepted(self, reply: Mapping[str, Any]) -> None:
-        upto, ranges = reply["accepted_upto"], reply["ranges"]
+    def _drop_accepted(self, answer: _Answer) -> None:
         for seq in list(self._pending):
-            if seq < upto or any(first <= seq < end for first, end in ranges):
+            if seq < answer.accepted_upto or any(first <= seq < end for first, end in answer.ranges):
                 self.drop(seq)
 
     def _choose(self, verdict: Verdict, newest: int, now_s: float, *, forgotten: bool) -> None:

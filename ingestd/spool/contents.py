@@ -67,5 +67,5 @@ def _reason(path: str) -> tuple[str, str]:
         with open(f"{path}.json", "rb") as file:
             document = json.loads(file.read(_MAX_REASON_BYTES))
         return str(document["reason"]), str(document["error"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "unknown", "the reason document cannot be read"

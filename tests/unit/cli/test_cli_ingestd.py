@@ -242,7 +242,7 @@ def test_run_gives_the_settings_to_the_daemon_and_exits_with_its_code(code, inge
     ("error", "code"), [(SpoolLocked("another daemon"), 1), (StoreUnreachable("no answer"), 75)]
 )
 def test_an_expected_error_is_one_line_and_its_exit_code(error, code, ingestd, monkeypatch):
-    def fail(_settings):
+    def fail(_settings, _tell):
         raise error
 
     monkeypatch.setattr(maintenance, "rebuild_catalog", fail)

@@ -1,0 +1,127 @@
+"""Bucket and spool alone give the catalog back; what is nowhere is named lost."""
+
+import pytest
+
+from ingestd.catalog import AcceptedBatch, AcceptedEntry, Catalog, create
+from ingestd.catalog.rebuild import RebuildReport, mark_lost, reconcile, refill
+from ingestd.formats import frame as wire
+from ingestd.formats import metadata
+from ingestd.formats.checksum import crc32c
+from ingestd.spool import Claims, EntryName, SpoolLayout, requeue
+from ingestd.spool.contents import contains, spool_files
+from ingestd.storage.encoding import encode_pair
+from ingestd.storage.pair import store_pair
+from ingestd.storage.port import Body
+from ingestd.testing.frames import noise
+from ingestd.testing.stores import MemoryStore
+
+NOW_NS = 1_790_000_000 * 10**9
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    path = str(tmp_path / "catalog.sqlite3")
+    create(path)
+    with Catalog.open(path, bucket="heimdall-raw-iq") as opened:
+        yield opened
+
+
+@pytest.fixture
+def layout(tmp_path):
+    made = SpoolLayout(str(tmp_path / "state"))
+    made.make()
+    return made
+
+
+def put(store, one):
+    store_pair(store, encode_pair(one, figures="none")[0], "keep_both")
+
+
+def spool(layout, number, one, directory=None):
+    frame = wire.encode(one)
+    name = str(EntryName(NOW_NS + number, number, crc32c(frame)))
+    with open(f"{directory or layout.new}/{name}", "wb") as file:
+        file.write(frame)
+    return name
+
+
+def accept(catalog, name, one):
+    entry = AcceptedEntry(name, NOW_NS, 10, metadata.accepted_document(one))
+    catalog.record_accepted(AcceptedBatch(entries=[entry]))
+
+
+def test_every_pair_gets_a_row_and_what_is_none_is_counted(catalog):
+    store = MemoryStore()
+    for i in range(5):
+        put(store, noise("t", i))
+    put(store, noise("t", 0, seed=9))
+    put(store, noise("u", 1, chunk=3))
+    lonely = encode_pair(noise("v"), figures="none")[0]
+    store.put_new("sessions/v/websdr_1.npy", lonely.npy)
+    store.put_new("sessions/v/notes.txt", Body((b"x",), crc32c(b"x")))
+    store.put_new("sessions/w/websdr_1_metadata.json", Body((b"{}",), crc32c(b"{}")))
+    report = refill(catalog, store, RebuildReport())
+    assert (report.stored, report.conflicts, report.without_metadata, report.foreign, report.unreadable) == (
+        7,
+        1,
+        1,
+        1,
+        1,
+    )
+    assert catalog.totals()["stored"] == 7
+    assert catalog.session("t", NOW_NS, 60)["successful"] == 5
+    assert catalog.measurement("t", 0)["copies"]
+    refill(catalog, store, RebuildReport())
+    assert catalog.totals()["stored"] == 7, "once is enough"
+
+
+def test_every_entry_gets_a_row_with_its_state(catalog, layout):
+    waiting = spool(layout, 1, noise("t", 1))
+    bad = spool(layout, 2, noise("t", 2))
+    claim = Claims(layout, "uploader-0").take(bad)
+    claim.fail("conflict", "other content")
+    with open(f"{layout.new}/{EntryName(NOW_NS, 3, 0)}", "wb") as file:
+        file.write(b"no frame")
+    assert reconcile(catalog, spool_files(layout)) == 3
+    assert catalog.measurement("t", 1)["state"] == "accepted"
+    assert catalog.measurement("t", 1)["entry"] == waiting
+    assert catalog.measurement("t", 2)["state"] == "failed"
+    assert reconcile(catalog, spool_files(layout)) <= 1, "rows are there now; what is no frame has none"
+
+
+def test_rows_follow_entries_that_failed_or_came_back_unrecorded(catalog, layout):
+    one = noise("t", 1)
+    name = spool(layout, 1, one)
+    accept(catalog, name, one)
+    Claims(layout, "uploader-0").take(name).fail("poison", "three deaths")
+    reconcile(catalog, spool_files(layout))
+    assert catalog.measurement("t", 1)["state"] == "failed"
+    assert requeue(layout.root.rsplit("/spool", 1)[0], None) == [name]
+    reconcile(catalog, spool_files(layout))
+    assert catalog.measurement("t", 1)["state"] == "accepted"
+
+
+def test_what_is_neither_in_the_spool_nor_in_the_store_is_lost(catalog, layout):
+    store = MemoryStore()
+    rows = {i: noise("t", i, seed=i) for i in range(4)}
+    names = {}
+    for i, one in rows.items():
+        names[i] = spool(layout, i, one) if i == 0 else str(EntryName(NOW_NS + i, i, 0))
+        accept(catalog, names[i], one)
+    put(store, rows[1])
+    put(store, noise("t", 2, seed=99))
+    put(store, rows[2])
+    lost = mark_lost(catalog, store, lambda name: contains(layout, name), NOW_NS + 10)
+    assert lost == [names[3]]
+    states = {i: catalog.measurement("t", i)["state"] for i in (0, 1, 3)}
+    assert states == {0: "accepted", 1: "stored", 3: "lost"}
+    kept = catalog.measurements({"websdr_id": 2}, 10)["measurements"]
+    assert [(row["state"], row["copy"] is not None) for row in kept] == [("stored", True)]
+    totals = catalog.totals()
+    assert totals["accepted"] == totals["stored"] + totals["lost"] + totals["pending"]
+
+
+def test_young_rows_are_left_alone(catalog, layout):
+    name = str(EntryName(NOW_NS + 100, 1, 0))
+    accept(catalog, name, noise("t"))
+    assert mark_lost(catalog, MemoryStore(), lambda _name: False, NOW_NS) == []
