@@ -64,6 +64,7 @@ class Daemon:
     def _run(self):
         with zmq.Context() as context, context.socket(zmq.PULL) as pull, context.socket(zmq.REP) as rep:
             pull.linger = rep.linger = 0
+            pull.rcvhwm = 1
             pull.bind(self.ingest)
             rep.bind(self.query)
             self._ready.set()
@@ -389,6 +390,15 @@ class TestEnds:
             node.__exit__(None, None, None)
         assert time.monotonic() - began_s < 8
         assert not node._thread.is_alive()
+
+    def test_a_query_socket_that_says_nothing_does_not_hold_the_sender_up(self, daemon):
+        silent = f"tcp://127.0.0.1:{free_port()}"
+        with pytest.raises(Unavailable), confirmed(daemon, query_endpoint=silent, timeout_s=0.5) as node:
+            began_s = time.monotonic()
+            for chunk in range(10):
+                send(node, chunk)
+            assert time.monotonic() - began_s < 2
+        wait_until(lambda: len(daemon.accepted) == 10)
 
     def test_an_error_of_the_caller_is_what_comes_out_at_once(self, daemon):
         daemon.drop = lambda _measurement: True
