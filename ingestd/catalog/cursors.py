@@ -36,10 +36,18 @@ def decode_cursor(cursor: str, kind: str, types: Sequence[type | tuple[type, ...
         decoded = None
     if isinstance(decoded, list) and len(decoded) == len(types) + 1 and decoded[0] == kind:
         values = decoded[1:]
-        if all(
-            isinstance(v, t) and not isinstance(v, bool) for v, t in zip(values, types, strict=True)
-        ) and all(not isinstance(v, int) or -(2**63) <= v < 2**63 for v in values):
+        if all(_fits(value, kinds) for value, kinds in zip(values, types, strict=True)):
             return values
     raise QueryError(
         "invalid_argument", f"cursor: not one of a {kind} listing (allowed: `next_cursor` of the page before)"
+    )
+
+
+def _fits(value: object, kinds: type | tuple[type, ...]) -> bool:
+    """Whether a decoded value has its type, and SQLite a place for it."""
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        return False
+    # Half a surrogate pair cannot be written as UTF-8; every text of ours is ASCII.
+    return (
+        value.isascii() if isinstance(value, str) else not isinstance(value, int) or -(2**63) <= value < 2**63
     )

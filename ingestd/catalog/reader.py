@@ -297,8 +297,8 @@ def _session_page(
         if len(rows) > limit:
             last = rows[limit - 1]
             return rows[:limit], [last["last_accepted_ns"], last["task_id"], until_ns, 0]
-        # What moves from now on is not waited for: a client would page for ever while frames arrive.
-        at_ns, task_id = until_ns, "\U0010ffff"
+        # "~" sorts after every task_id. What moves from now on is not waited for: a client would page for ever while frames arrive.
+        at_ns, task_id = until_ns, "~"
         until_ns = connection.execute("SELECT max(last_accepted_ns) FROM sessions").fetchone()[0] or 0
     room = limit - len(rows)
     moved = connection.execute(

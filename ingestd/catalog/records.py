@@ -33,8 +33,7 @@ class AcceptedEntry:
 class StoredEntry:
     """An entry whose pair is in the store and verified.
 
-    `copy` is the 8 hex digits of a kept conflict; `replaces` says that the older record of the identity is
-    superseded (policy `overwrite`).
+    `copy` is the 8 hex digits of a kept conflict.
     """
 
     name: str
@@ -46,7 +45,6 @@ class StoredEntry:
     stored_at_ns: int
     accepted_at_ns: int
     frame_bytes: int
-    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ CREATE TABLE rejected (
 
 -- Entries that ended without objects of their own: they are counted, have no row, and get none any more.
 CREATE TABLE ended (name TEXT PRIMARY KEY, id INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX ended_id ON ended (id);
 
 CREATE TABLE totals (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """

@@ -36,6 +36,9 @@ _MAX_REJECTED = 1000
 #: Ledgers that are kept; the ones unchanged for longest go first, with a new boot, so that nodes ask again.
 _MAX_LEDGERS = 10_000
 
+#: Nodes that are kept; the ones that were silent for longest go first. A network has tens.
+_MAX_NODES = 10_000
+
 #: Names in `ended` that are kept: a receiver's next flush is seconds away, and so is a second end of the same entry.
 _MAX_ENDED = 10_000
 
@@ -55,6 +58,7 @@ _UPDATE = f"UPDATE entries SET {', '.join(f'{c} = ?' for c in _COLUMNS[1:])} WHE
 class _Weight:
     """What a row adds to its session."""
 
+    task_id: str
     state: str
     copy: str
     size_bytes: int
@@ -88,7 +92,8 @@ class CatalogWriter(CatalogConnection):
         """Record pairs that are in the store and verified.
 
         Two equal frames may be uploaded at the same moment, and neither uploader can know of the other: the second
-        one to be recorded is the duplicate.
+        one to be recorded is the duplicate. Only one content can have an identity's own name: whatever was stored
+        under it before is superseded, even where its record comes late.
 
         Parameters
         ----------
@@ -100,18 +105,23 @@ class CatalogWriter(CatalogConnection):
         Returns
         -------
         list of str
-            Names of entries that were recorded as duplicates, because another entry stored the same content.
+            Names of entries that were recorded as duplicates, because another entry stored the same content, and of
+            those that had ended already: what an entry ended as, it stays.
         """
         duplicates: list[str] = []
         with self._write() as connection:
             for entry in entries:
+                if _has_ended(connection, entry.name):
+                    duplicates.append(entry.name)
+                    continue
                 if _twin(connection, entry):
                     _end(connection, entry.name, "duplicates")
                     duplicates.append(entry.name)
                     continue
-                if entry.replaces:
-                    _supersede_older(connection, entry)
-                _store(connection, entry)
+                if _holds_name(connection, entry):
+                    _store(connection, entry)
+                else:
+                    _end(connection, entry.name, "superseded")
             if len(duplicates) < len(entries):
                 for key, value in (counters or {}).items():
                     _count(connection, key, value)
@@ -269,7 +279,7 @@ _BLANK: dict[str, Any] = dict.fromkeys(_COLUMNS) | {"copy": NO_COPY, "frame_byte
 
 
 def _weight(row: Mapping[str, Any] | sqlite3.Row) -> _Weight:
-    return _Weight(row["state"], row["copy"], row["size_bytes"] or 0)
+    return _Weight(row["task_id"], row["state"], row["copy"], row["size_bytes"] or 0)
 
 
 def _insert(connection: sqlite3.Connection, values: Mapping[str, Any]) -> None:
@@ -292,6 +302,7 @@ def _change(connection: sqlite3.Connection, row: sqlite3.Row, **changes: Any) ->
 
 def _remove(connection: sqlite3.Connection, row: sqlite3.Row, counter: str) -> None:
     connection.execute("DELETE FROM entries WHERE name = ?", (row["name"],))
+    _remember_end(connection, row["name"])
     _count(connection, _STATE_TOTAL[row["state"]], -1)
     _count(connection, counter, 1)
     _weigh(connection, row, _weight(row), None)
@@ -303,8 +314,13 @@ def _weigh(
     before: _Weight | None,
     after: _Weight | None,
 ) -> None:
-    """Move what a row weighs in its session; kept conflicts weigh nothing."""
-    if before == after:
+    """Move what a row weighs in its session; kept conflicts weigh nothing.
+
+    An entry whose frame cannot be read belongs to no session, until somebody can read it.
+    """
+    if before is not None and not before.task_id:
+        before = None
+    if before == after or not row["task_id"]:
         return
     deltas = {"measurements_count": 0, "stored": 0, "pending": 0, "failed": 0, "size_bytes": 0}
     for weight, sign in ((before, -1), (after, 1)):
@@ -341,7 +357,10 @@ def _weigh(
 
 
 def _accept(connection: sqlite3.Connection, entry: AcceptedEntry) -> None:
-    if _row(connection, entry.name) is not None:
+    row = _row(connection, entry.name)
+    if row is not None:
+        if not row["task_id"]:
+            _change(connection, row, **_values(entry.document))
         return
     if _has_ended(connection, entry.name):
         return
@@ -369,15 +388,11 @@ def _store(connection: sqlite3.Connection, entry: StoredEntry) -> None:
     }
     row = _row(connection, entry.name)
     if row is None:
-        # Counted already, as a duplicate: what an entry ended as, it stays.
-        if not _has_ended(connection, entry.name):
-            _insert(connection, values)
+        _insert(connection, values)
     elif row["state"] != "stored":
         _change(connection, row, **values)
-    if entry.document.get("node") is not None and values["snr_db"] is not None:
-        connection.execute(
-            "UPDATE nodes SET snr_db = ? WHERE node = ?", (values["snr_db"], entry.document["node"])
-        )
+    if values["snr_db"] is not None:
+        _see_snr(connection, values)
 
 
 def _twin(connection: sqlite3.Connection, entry: StoredEntry) -> bool:
@@ -392,7 +407,21 @@ def _twin(connection: sqlite3.Connection, entry: StoredEntry) -> bool:
     return found is not None
 
 
-def _supersede_older(connection: sqlite3.Connection, entry: StoredEntry) -> None:
+def _see_snr(connection: sqlite3.Connection, values: Mapping[str, Any]) -> None:
+    """Let a node's row show the newest figure; the registry may have given it another name than the frame."""
+    name = values["node"] or f"websdr:{values['websdr_id']}"
+    if not connection.execute(
+        "UPDATE nodes SET snr_db = ? WHERE node = ?", (values["snr_db"], name)
+    ).rowcount:
+        connection.execute(
+            "UPDATE nodes SET snr_db = ? WHERE websdr_id = ?", (values["snr_db"], values["websdr_id"])
+        )
+
+
+def _holds_name(connection: sqlite3.Connection, entry: StoredEntry) -> bool:
+    """Whether a pair, if it is no kept conflict, was the last to be stored under its name; older ones are superseded."""
+    if entry.copy is not None:
+        return True
     document = entry.document
     place = _place(Identity(document["task_id"], document["websdr_id"], document.get("chunk")))
     rows = connection.execute(
@@ -400,8 +429,11 @@ def _supersede_older(connection: sqlite3.Connection, entry: StoredEntry) -> None
         " AND name != ?",
         (*place, NO_COPY, entry.name),
     ).fetchall()
+    if any(row["stored_at_ns"] > entry.stored_at_ns for row in rows):
+        return False
     for row in rows:
         _remove(connection, row, "superseded")
+    return True
 
 
 def _end(connection: sqlite3.Connection, name: str, counter: str) -> None:
@@ -410,13 +442,19 @@ def _end(connection: sqlite3.Connection, name: str, counter: str) -> None:
     row = _row(connection, name)
     if row is not None and row["state"] == "stored":
         return
-    connection.execute("INSERT INTO ended VALUES (?, (SELECT coalesce(max(id), 0) + 1 FROM ended))", (name,))
     if row is not None:
         _remove(connection, row, counter)
     else:
+        _remember_end(connection, name)
         # The receiver has not recorded it yet: it counts as accepted here, and is skipped there.
         _count(connection, "accepted", 1)
         _count(connection, counter, 1)
+
+
+def _remember_end(connection: sqlite3.Connection, name: str) -> None:
+    connection.execute(
+        "INSERT OR IGNORE INTO ended VALUES (?, (SELECT coalesce(max(id), 0) + 1 FROM ended))", (name,)
+    )
 
 
 def _has_ended(connection: sqlite3.Connection, name: str) -> bool:
@@ -451,10 +489,11 @@ def _keep_ledger(connection: sqlite3.Connection, ledger: LedgerState) -> None:
 def _see_node(connection: sqlite3.Connection, seen: NodeSeen) -> None:
     connection.execute(
         "INSERT INTO nodes (node, websdr_id, received, accepted, rejected, gaps, samples_lost, last_seen_ns, epoch, seq,"
-        " lag_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (node) DO UPDATE SET"
+        " lag_s) VALUES (?1, ?2, ?3, ?4, ?5, max(0, ?6), ?7, ?8, ?9, ?10, ?11) ON CONFLICT (node) DO UPDATE SET"
         " websdr_id = coalesce(excluded.websdr_id, websdr_id), received = received + excluded.received,"
         " accepted = accepted + excluded.accepted, rejected = rejected + excluded.rejected,"
-        " gaps = max(0, gaps + excluded.gaps), samples_lost = samples_lost + excluded.samples_lost,"
+        # A gap may close that was counted in a row which is gone: nobody counts below zero.
+        " gaps = max(0, gaps + ?6), samples_lost = samples_lost + excluded.samples_lost,"
         " last_seen_ns = max(last_seen_ns, excluded.last_seen_ns), epoch = coalesce(excluded.epoch, epoch),"
         " seq = coalesce(excluded.seq, seq), lag_s = coalesce(excluded.lag_s, lag_s)",
         (
@@ -478,6 +517,13 @@ def _trim(connection: sqlite3.Connection, batch: AcceptedBatch) -> None:
             "DELETE FROM rejected WHERE id <= (SELECT max(id) FROM rejected) - ?", (_MAX_REJECTED,)
         )
     connection.execute("DELETE FROM ended WHERE id <= (SELECT max(id) FROM ended) - ?", (_MAX_ENDED,))
+    n_nodes = connection.execute("SELECT count(*) FROM nodes").fetchone()[0] if batch.nodes else 0
+    if n_nodes > _MAX_NODES:
+        # A tenth at once: names that are made up to the end must not cost a sort each.
+        connection.execute(
+            "DELETE FROM nodes WHERE node IN (SELECT node FROM nodes ORDER BY last_seen_ns LIMIT ?)",
+            (n_nodes - _MAX_NODES * 9 // 10,),
+        )
     if batch.ledgers:
         # What is forgotten would be confirmed as zeros: a new boot tells every node that it must ask again.
         forgotten = connection.execute(

@@ -66,7 +66,6 @@ class Recorder:
             stored_at_ns=time.time_ns(),
             accepted_at_ns=claim.receive_ns,
             frame_bytes=claim.size_bytes,
-            replaces=outcome.result is PairResult.OVERWRITTEN,
         )
         conflict = outcome.result in (PairResult.CONFLICT_STORED, PairResult.OVERWRITTEN)
         if conflict:

@@ -186,6 +186,16 @@ class TestCursors:
         seen = walk(lambda c: catalog.sessions(4, c), "sessions", "task_id", move)
         assert set(seen) == {f"s{i:02d}" for i in range(20)}
 
+    @pytest.mark.parametrize("limit", [1, 2, 5, 10, 20])
+    def test_pages_that_end_where_the_sessions_end_lead_on_to_what_moved(self, catalog, limit):
+        for i in range(20):
+            accept(catalog, i, noise(f"s{i:02d}", n_samples=1))
+        first = catalog.sessions(limit)
+        accept(catalog, 100, noise("s00", 100, n_samples=1), at_ns=NOW_NS + 100)
+        rest = iter([first])
+        seen = walk(lambda c: next(rest) if c is None else catalog.sessions(limit, c), "sessions", "task_id")
+        assert set(seen) == {f"s{i:02d}" for i in range(20)}
+
     def test_sessions_come_latest_acceptance_first(self, catalog):
         for i in (3, 1, 2):
             accept(catalog, i, noise(f"s{i}", n_samples=1))

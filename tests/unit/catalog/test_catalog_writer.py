@@ -36,12 +36,12 @@ def accepted(number, measurement):
     return AcceptedEntry(name_of(number), NOW_NS + number, 100, metadata.accepted_document(measurement))
 
 
-def stored(number, measurement, copy=None, replaces=False):
+def stored(number, measurement, copy=None):
     pair, document = encode_pair(measurement, figures="none")
     copy_digits = f"{pair.content_crc:08x}" if copy else None
     return StoredEntry(
         name_of(number), document, object_keys(measurement.identity, copy_digits), copy_digits, pair.content_crc, "etag",
-        NOW_NS + number + 5, NOW_NS + number, 100, replaces,
+        NOW_NS + number + 5, NOW_NS + number, 100,
     )  # fmt: skip
 
 
@@ -120,7 +120,7 @@ class TestOrder:
 
     def test_overwriting_supersedes_the_older_row(self, catalog):
         catalog.record_stored([stored(1, noise("t", seed=1))])
-        catalog.record_stored([stored(2, noise("t", seed=2), replaces=True)])
+        catalog.record_stored([stored(2, noise("t", seed=2))])
         totals = catalog.totals()
         assert (totals["stored"], totals["superseded"]) == (1, 1)
         assert balance(totals)
@@ -165,7 +165,7 @@ class Books(RuleBasedStateMachine):
 
     @rule(number=numbers)
     def overwrite(self, number):
-        self.catalog.record_stored([stored(number, self.measurement(number), replaces=True)])
+        self.catalog.record_stored([stored(number, self.measurement(number))])
 
     @rule(number=numbers, counter=st.sampled_from(["duplicates", "superseded"]))
     def end(self, number, counter):
