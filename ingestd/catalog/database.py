@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ingestd.catalog.schema import SCHEMA, VERSION
 from ingestd.errors import CatalogBusy, CatalogCorrupt, CatalogError, bounded
@@ -16,7 +17,7 @@ from ingestd.errors import CatalogBusy, CatalogCorrupt, CatalogError, bounded
 if TYPE_CHECKING:
     from ingestd.catalog.store import Catalog
 
-__all__ = ["catalog_errors", "connect", "create", "decoded", "new_boot"]
+__all__ = ["catalog_errors", "connect", "create", "decoded", "new_boot", "trusting_rows"]
 
 #: A broken catalog is kept for a look under this name, the newest one only.
 _ASIDE = "corrupt"
@@ -25,7 +26,19 @@ _ASIDE = "corrupt"
 _SIDES = ("", "-wal", "-shm")
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT})
-_CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+
+#: Our statements and values are right, so a file in which they fail is wrong: missing tables and columns, broken
+#: constraints, texts that are no UTF-8 (no code at all).
+_CORRUPT = frozenset(
+    {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_CONSTRAINT}
+)
+_OUR_STATEMENT = frozenset({0, sqlite3.SQLITE_ERROR})
+
+#: What reading a row raises where a flipped bit made another type or another name of a value.
+_WRONG_ROW = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @contextlib.contextmanager
@@ -39,10 +52,27 @@ def catalog_errors(path: str) -> Iterator[None]:
         text = f"catalog {path}: {error}"
         if code in _BUSY:
             raise CatalogBusy(text) from error
-        # "no such table" and the like are plain SQLITE_ERROR: our statements are right, so the file is wrong.
-        if code in _CORRUPT or (code == sqlite3.SQLITE_ERROR and "no such" in str(error)):
+        if code in _CORRUPT or (isinstance(error, sqlite3.OperationalError) and code in _OUR_STATEMENT):
             raise CatalogCorrupt(text) from error
         raise CatalogError(text) from error
+    except UnicodeDecodeError as error:
+        # The sqlite3 module itself fails on a broken name in an error message or a column.
+        raise CatalogCorrupt(f"catalog {path}: a name in it is no UTF-8") from error
+
+
+def trusting_rows(read: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let a method that trusts the rows it reads raise CatalogCorrupt where they are not what was written."""
+
+    @functools.wraps(read)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return read(*args, **kwargs)
+        except _WRONG_ROW as error:
+            raise CatalogCorrupt(
+                f"a row of the catalog is not what was written: {bounded(str(error))}"
+            ) from error
+
+    return checked
 
 
 def decoded(text: str) -> Any:
@@ -95,17 +125,25 @@ def _quoted(path: str) -> str:
     return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
-def create(path: str) -> bool:
+def create(path: str, *, condemned: bool = False) -> bool:
     """Have a usable catalog at `path`; whether it is a new one.
 
     What cannot be used is set aside as `{path}.corrupt`.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    condemned
+        Whether what is there was found broken in use. Only the first page of every table is looked at here, because the
+        file may be large; damage elsewhere is met on the way, and then this function must believe it.
 
     Raises
     ------
     CatalogError
         It cannot be made.
     """
-    if os.path.exists(path) and _usable(path):
+    if not condemned and os.path.exists(path) and _usable(path):
         return False
     _set_aside(path)
     scratch = f"{path}.new"
@@ -133,7 +171,6 @@ def _usable(path: str) -> bool:
         return False
     try:
         with catalog_errors(path):
-            # The whole file is not read (it may be large): its structure is, and damage elsewhere is met on the way.
             tables = {
                 row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
             }

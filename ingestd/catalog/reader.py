@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ingestd.catalog.connection import CatalogConnection
 from ingestd.catalog.cursors import decode_cursor, encode_cursor
-from ingestd.catalog.database import decoded
+from ingestd.catalog.database import decoded, trusting_rows
 from ingestd.catalog.schema import NO_CHUNK, NO_COPY
 from ingestd.errors import NotFound
 from ingestd.formats.confirmation import EpochLedger
@@ -52,12 +52,14 @@ class Registered(Protocol):
 class CatalogReader(CatalogConnection):
     """The reading half of the catalog."""
 
+    @trusting_rows
     def boot(self) -> str:
         """Current `boot`."""
         with self._read() as connection:
             row = connection.execute("SELECT value FROM meta WHERE key = 'boot'").fetchone()
             return "" if row is None else str(row["value"])
 
+    @trusting_rows
     def totals(self) -> dict[str, Any]:
         """Counters for the life of the state directory, those of `stats`; `rejected` by reason."""
         with self._read() as connection:
@@ -87,6 +89,7 @@ class CatalogReader(CatalogConnection):
         """Rows that wait to be stored."""
         return int(self.totals()["pending"])
 
+    @trusting_rows
     def sessions(self, limit: int, cursor: str | None = None) -> dict[str, Any]:
         """Sessions, latest acceptance first.
 
@@ -105,6 +108,7 @@ class CatalogReader(CatalogConnection):
             "next_cursor": None if next_place is None else encode_cursor("sessions", next_place),
         }
 
+    @trusting_rows
     def session(self, task_id: str, now_ns: int, timeout_s: float) -> dict[str, Any]:
         """Result document of one session.
 
@@ -151,6 +155,7 @@ class CatalogReader(CatalogConnection):
             "status": "SUCCESS",
         }
 
+    @trusting_rows
     def measurements(
         self, filters: Mapping[str, Any], limit: int, cursor: str | None = None
     ) -> dict[str, Any]:
@@ -178,6 +183,7 @@ class CatalogReader(CatalogConnection):
             else None,
         }
 
+    @trusting_rows
     def measurement(
         self, task_id: str, websdr_id: int, chunk: int | None = None, copy: str | None = None
     ) -> dict[str, Any]:
@@ -224,6 +230,7 @@ class CatalogReader(CatalogConnection):
         keys = object_keys(Identity(row["task_id"], row["websdr_id"], _chunk(row)), row["copy"] or None)
         return f"s3://{self._bucket}/{keys.npy}", f"s3://{self._bucket}/{keys.metadata}"
 
+    @trusting_rows
     def nodes(self, registered: Sequence[Registered] = ()) -> dict[str, Any]:
         """A row for every registered or seen node."""
         with self._read() as connection:
@@ -236,6 +243,7 @@ class CatalogReader(CatalogConnection):
         rows += [_node_row(row, registered=False) for row in seen.values()]
         return {"nodes": rows}
 
+    @trusting_rows
     def failed(self, limit: int, cursor: str | None = None) -> dict[str, Any]:
         """Entries in failed/, newest stamp first."""
         page = self.measurements({"state": "failed"}, limit, cursor)
@@ -244,6 +252,7 @@ class CatalogReader(CatalogConnection):
             "next_cursor": page["next_cursor"],
         }
 
+    @trusting_rows
     def rejected(self, limit: int, cursor: str | None = None) -> dict[str, Any]:
         """Rejected frames, newest first."""
         before = 2**63 - 1 if cursor is None else decode_cursor(cursor, "rejected", (int,))[0]
@@ -261,6 +270,7 @@ class CatalogReader(CatalogConnection):
             "next_cursor": encode_cursor("rejected", (page[-1]["id"],)) if len(rows) > limit else None,
         }
 
+    @trusting_rows
     def confirm(self, node: str, epoch: int) -> dict[str, Any]:
         """What of one start of one node is accepted and stored; zeros where it was not seen yet."""
         with self._read() as connection:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ingestd.catalog.connection import CatalogConnection
-from ingestd.catalog.database import decoded
+from ingestd.catalog.database import decoded, trusting_rows
 from ingestd.catalog.records import (
     AcceptedBatch,
     AcceptedEntry,
@@ -26,6 +26,7 @@ from ingestd.catalog.records import (
     StoredEntry,
 )
 from ingestd.catalog.schema import NO_CHUNK, NO_COPY, NO_STAMP_NS
+from ingestd.formats.confirmation import EpochLedger
 from ingestd.formats.measurement import Identity
 
 __all__ = ["CatalogWriter"]
@@ -183,13 +184,17 @@ class CatalogWriter(CatalogConnection):
             ).fetchone()
         return None if row is None else str(row["name"])
 
+    @trusting_rows
     def ledger(self, node: str, epoch: int) -> dict[str, Any] | None:
         """Kept state of a ledger."""
         with self._read() as connection:
             row = connection.execute(
                 "SELECT state FROM ledgers WHERE node = ? AND epoch = ?", (node, epoch)
             ).fetchone()
-        return None if row is None else decoded(row["state"])
+        state: dict[str, Any] | None = None if row is None else decoded(row["state"])
+        # Built once here, so that a broken one is the catalog's fault and not the receiver's.
+        EpochLedger(state)
+        return state
 
     def entry_of_seq(self, node: str, epoch: int, seq: int) -> str | None:
         """Name of an entry with this triple, if one is known."""

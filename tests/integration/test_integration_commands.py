@@ -166,7 +166,9 @@ class TestIngestd:
                 lambda: as_json(ctl(daemon, "--json", "failed"))["failed"], what="the conflict to fail"
             )
             assert failed[0]["reason"] == "conflict"
-            assert ctl(daemon, "health").returncode == 75
+            wait_until(
+                lambda: ctl(daemon, "health").returncode == 75, what="health to say so (a second at most)"
+            )
             objects = Path(daemon.state_directory, "objects", "heimdall-raw-iq", "sessions", "r")
             for path in objects.iterdir():
                 path.unlink()
