@@ -6,6 +6,8 @@ It shares store, keys, conflict rules and formats with the daemon; what one writ
 from __future__ import annotations
 
 import datetime as dt
+import os
+import tempfile
 import threading
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -19,6 +21,7 @@ from ingestd.formats.loose import measurement_of
 from ingestd.formats.measurement import Identity, KeyKind, object_keys, parse_key, session_prefix
 from ingestd.formats.timestamps import format_utc
 from ingestd.storage.encoding import encode_pair
+from ingestd.storage.locks import IdentityLocks
 from ingestd.storage.minio import MinioStore
 from ingestd.storage.pair import Policy, store_pair
 from ingestd.storage.port import ObjectInfo, ObjectStore
@@ -62,10 +65,21 @@ class MinIOClient:
         on_conflict: Policy = "keep_both",
         figures: Literal["missing", "none"] = "missing",
         sha256: bool = False,
+        lock_directory: str | None = None,
     ) -> Self:
-        """Make a client of any store, with the daemon's settings for what goes into it."""
+        """Make a client of any store, with the daemon's settings for what goes into it.
+
+        Parameters
+        ----------
+        store
+            Where to.
+        on_conflict, figures, sha256
+            As `storage.on_conflict`, `uploader.quality` and `storage.sha256`.
+        lock_directory
+            Of a daemon's identity locks; shared with it where the store cannot check and write in one request.
+        """
         client = cls.__new__(cls)
-        client._begin(store, on_conflict, figures, sha256=sha256)  # noqa: SLF001 - our own instance
+        client._begin(store, on_conflict, figures, sha256=sha256, lock_directory=lock_directory)  # noqa: SLF001 - ours
         return client
 
     def _begin(
@@ -75,11 +89,15 @@ class MinIOClient:
         figures: Literal["missing", "none"] = "missing",
         *,
         sha256: bool = False,
+        lock_directory: str | None = None,
     ) -> None:
         self._store = store
         self._on_conflict: Policy = on_conflict
         self._figures: Literal["missing", "none"] = figures
         self._sha256 = sha256
+        self._locks = IdentityLocks(
+            lock_directory or os.path.join(tempfile.gettempdir(), f"ingestd-locks-{os.getuid()}")
+        )
         self._probed = False
         self._lock = threading.Lock()
 
@@ -111,7 +129,7 @@ class MinIOClient:
             measurement = measurement_of(iq_data, task_id, websdr_id, _with_text_time(metadata))
             pair, _ = encode_pair(measurement, figures=self._figures, sha256=self._sha256)
             self._probe()
-            outcome = store_pair(self._store, pair, self._on_conflict)
+            outcome = store_pair(self._store, pair, self._on_conflict, lock=self._locks.hold)
         except IngestdError as error:
             return False, str(error)
         return True, self._s3_path(outcome.keys.npy)

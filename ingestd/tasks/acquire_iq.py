@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ def save_measurements_to_minio(task_id: str, measurements: Sequence[Mapping[str,
         on_conflict=settings.storage.on_conflict,
         figures=settings.uploader.quality,
         sha256=settings.storage.sha256,
+        lock_directory=os.path.join(settings.state_directory, "locks"),
     )
     try:
         for measurement in measurements:

@@ -4,7 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+
+from ingestd.storage.minio_client import MinIOClient
+from ingestd.testing.stores import WeakStore
 
 SCRIPT = """
 import json
@@ -40,3 +44,21 @@ def test_statuses_follow_what_was_stored(tmp_path):
     assert (nothing["status"], nothing["measurements_count"]) == ("FAILED", 0)
     assert (failure["status"], failure["failed"]) == ("FAILED", 2)
     assert failure["failed_measurements"][0]["websdr_id"] == 2
+
+
+def test_eight_threads_on_a_weak_store_keep_all_contents(tmp_path):
+    store = WeakStore(between=lambda: threading.Event().wait(0.002))
+    client = MinIOClient.of_store(store, lock_directory=str(tmp_path / "locks"))
+    results = []
+
+    def upload(value):
+        results.append(client.upload_iq_data([complex(value, 0)] * 4, "raced", 1, {}))
+
+    threads = [threading.Thread(target=upload, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert all(success for success, _ in results)
+    assert len({path for _, path in results}) == 8
+    assert len(client.get_session_measurements("raced")[1]["copies"]) == 7
