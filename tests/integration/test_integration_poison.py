@@ -59,4 +59,7 @@ def test_a_flipped_byte_sends_that_entry_alone_to_failed(tmp_path):
         daemon.push(noise("good-2"))
         wait_until(lambda: daemon.stats()["total"]["stored"] == 2, what="the good ones")
         wait_until(lambda: daemon.stats()["total"]["failed"] == 1, what="the rotten one")
-        assert "failed_entries" in {reason["code"] for reason in daemon.health()["reasons"]}
+        wait_until(
+            lambda: "failed_entries" in {reason["code"] for reason in daemon.health()["reasons"]},
+            what="health to say so",
+        )
