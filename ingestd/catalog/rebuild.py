@@ -26,8 +26,8 @@ __all__ = ["RebuildReport", "mark_lost", "reconcile", "refill"]
 #: Rows in one transaction: a writer beside us waits for a few milliseconds at most.
 _BATCH_COUNT = 100
 
-#: Row name of a pair in the bucket whose entry is not known.
-_FROM_BUCKET = "bucket:"
+#: Fields of a document that become columns of whole numbers.
+_WHOLE_COLUMNS = ("epoch", "seq", "expected", "samples_count", "size_bytes")
 
 
 @dataclass(slots=True)
@@ -130,21 +130,17 @@ def refill(
         The bucket cannot be listed or read; what was found so far is kept, and the next run goes on.
     """
     batch: list[StoredEntry] = []
-    for info, kind, has_npy in _metadata_objects(store, report):
+    for info, kind, npy in _metadata_objects(store, report):
         if stop():
             break
         tell(report)
-        if not has_npy:
-            report.unreadable += 1
-            continue
-        entry = _stored(catalog, store, info, kind)
+        entry = None if npy is None else _stored(catalog, store, info, npy, kind)
         if entry is None:
             report.unreadable += 1
             continue
         report.stored += 1
         report.conflicts += kind.copy is not None
-        if not entry.name.startswith(_FROM_BUCKET) or not catalog.has_entry(entry.name):
-            batch.append(entry)
+        batch.append(entry)
         if len(batch) >= _BATCH_COUNT:
             catalog.record_stored(batch)
             batch.clear()
@@ -154,14 +150,14 @@ def refill(
 
 def _metadata_objects(
     store: ObjectStore, report: RebuildReport
-) -> Iterator[tuple[ObjectInfo, KeyKind, bool]]:
-    """Metadata objects of the bucket, and whether their .npy is there: it sorts before them, stem by stem.
+) -> Iterator[tuple[ObjectInfo, KeyKind, ObjectInfo | None]]:
+    """Metadata objects of the bucket, each with its .npy if that is there: it sorts before them, stem by stem.
 
     `websdr_1.npy` < `websdr_1_metadata.json` ('.' < '_'), but `websdr_1.0a1b2c3d.npy` and `websdr_1_000000.npy` lie
-    between or after; so the names of .npy objects of one session are remembered, which is bounded by the session.
+    between or after; so the .npy objects of one session are remembered, which is bounded by the session.
     """
     task_id = ""
-    waiting: set[str] = set()
+    waiting: dict[str, ObjectInfo] = {}
     for info in store.list("sessions/"):
         kind = parse_key(info.key)
         if kind is None:
@@ -169,17 +165,20 @@ def _metadata_objects(
             continue
         if kind.identity.task_id != task_id:
             report.without_metadata += len(waiting)
-            task_id, waiting = kind.identity.task_id, set()
-        keys = object_keys(kind.identity, kind.copy)
-        if not kind.is_metadata:
-            waiting.add(keys.npy)
-            continue
-        yield info, kind, keys.npy in waiting
-        waiting.discard(keys.npy)
+            task_id, waiting = kind.identity.task_id, {}
+        if kind.is_metadata:
+            yield info, kind, waiting.pop(object_keys(kind.identity, kind.copy).npy, None)
+        else:
+            waiting[info.key] = info
     report.without_metadata += len(waiting)
 
 
-def _stored(catalog: Catalog, store: ObjectStore, info: ObjectInfo, kind: KeyKind) -> StoredEntry | None:
+def _stored(
+    catalog: Catalog, store: ObjectStore, info: ObjectInfo, npy: ObjectInfo, kind: KeyKind
+) -> StoredEntry | None:
+    """Record of a pair; None where its metadata object is not one of ours."""
+    if info.size_bytes > metadata.MAX_DOCUMENT_BYTES:
+        return None
     encoded = store.get(info.key, metadata.MAX_DOCUMENT_BYTES)
     if encoded is None:
         return None
@@ -189,23 +188,50 @@ def _stored(catalog: Catalog, store: ObjectStore, info: ObjectInfo, kind: KeyKin
         crc = _crc32c(document)
     except StoreCorrupt:
         return None
-    identity = Identity(document.get("task_id", ""), document.get("websdr_id", -1), document.get("chunk"))
-    if identity != kind.identity or crc is None:
+    identity = kind.identity
+    if _named_identity(document) != identity or crc is None or not _fits(document):
         return None
     whole = content_crc(crc, *content)
     known = catalog.stored_entry_of(identity, whole)
     keys = object_keys(identity, kind.copy)
     return StoredEntry(
-        known or f"{_FROM_BUCKET}{keys.npy}",
+        known or _bucket_name(info, keys.npy),
         document,
         keys,
         kind.copy,
         whole,
-        info.etag,
+        npy.etag,
         info.last_modified_ns,
         info.last_modified_ns,
         0,
     )
+
+
+def _bucket_name(info: ObjectInfo, key: str) -> str:
+    """Row name of a pair whose entry is not known; by its time it sorts among entries, older before newer."""
+    return f"{max(0, info.last_modified_ns):020d}-bucket:{key}"
+
+
+def _named_identity(document: dict[str, Any]) -> tuple[Any, ...]:
+    """Identity that a document claims; `True` and `1.0` are no numbers of a receiver or chunk."""
+    named = tuple(document.get(key) for key in ("task_id", "websdr_id", "chunk"))
+    return tuple(None if isinstance(value, bool | float) else value for value in named)
+
+
+def _fits(document: dict[str, Any]) -> bool:
+    """Whether everything that becomes a column is of the column's kind, or null; a foreign document may hold anything."""
+    metrics = document.get("metrics")
+    if not isinstance(metrics, dict | None) or not isinstance(document.get("node"), str | None):
+        return False
+    snr_db = (metrics or {}).get("snr_db")
+    numbers = [document.get(name) for name in _WHOLE_COLUMNS]
+    return (snr_db is None or type(snr_db) is float or _is_int64(snr_db)) and all(
+        number is None or _is_int64(number) for number in numbers
+    )
+
+
+def _is_int64(value: object) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
 def _crc32c(document: dict[str, Any]) -> int | None:
@@ -268,7 +294,10 @@ def _find_pair(catalog: Catalog, store: ObjectStore, document: dict[str, Any]) -
     candidates += [found for found in store.list(stem) if found.key.endswith("_metadata.json")]
     for candidate in candidates:
         kind = parse_key(candidate.key)
-        entry = None if kind is None else _stored(catalog, store, candidate, kind)
+        if kind is None:
+            continue
+        npy = store.head(object_keys(kind.identity, kind.copy).npy)
+        entry = None if npy is None else _stored(catalog, store, candidate, npy, kind)
         if entry is not None and metadata.content(dict(entry.document)) == metadata.content(document):
             return entry
     return None

@@ -73,6 +73,28 @@ class EpochLedger:
             "next_sample": self._next_sample,
         }
 
+    def absorb(self, state: dict[str, Any]) -> None:
+        """Add what was kept of the same epoch before this ledger began, as `state()` returned it."""
+        before = EpochLedger(state)
+        merged: list[list[int]] = []
+        for first, end in sorted([[0, before.upto], [0, self.upto], *before._settled, *self._settled]):
+            if merged and first <= merged[-1][1]:
+                merged[-1][1] = max(merged[-1][1], end)
+            else:
+                merged.append([first, end])
+        self.upto, self._settled = merged[0][1], merged[1 : 1 + MAX_RANGES]
+        self._rejected.extendleft(reversed(before._rejected))
+        self.rejected_lost += before.rejected_lost
+        self._trim_rejected()
+        self.seq_reused += before.seq_reused
+        self.gaps += before.gaps
+        self.samples_lost += before.samples_lost
+        if before._last is not None:
+            if self._first is not None and self._first > before._last:
+                self.gaps += min(self._first - before._last - 1, _MAX_JUMP)
+            self._first = before._first
+            self._last = before._last if self._last is None else max(self._last, before._last)
+
     def note_accepted(
         self, seq: int, crc32c: int, sample_index: int | None = None, n_samples: int = 0
     ) -> _Seen:
@@ -123,6 +145,9 @@ class EpochLedger:
             return
         self._count_gap(seq)
         self._rejected.append((seq, reason))
+        self._trim_rejected()
+
+    def _trim_rejected(self) -> None:
         while len(self._rejected) > MAX_REJECTED:
             self._rejected.popleft()
             self.rejected_lost += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-import math
+import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ingestd.errors import StoreCorrupt, bounded
@@ -145,7 +145,8 @@ def decode(encoded: bytes) -> dict[str, Any]:
     if len(encoded) > MAX_DOCUMENT_BYTES:
         raise StoreCorrupt(f"the metadata has {len(encoded)} bytes (allowed: {MAX_DOCUMENT_BYTES})")
     try:
-        document = json.loads(encoded, parse_constant=_refuse_constant)
+        # As text: json would take UTF-16 and a byte order mark for granted.
+        document = json.loads(encoded.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise StoreCorrupt(f"the metadata is not strict JSON: {bounded(encoded[:40])}") from error
     if not isinstance(document, dict):
@@ -167,7 +168,7 @@ def content(document: dict[str, Any]) -> tuple[int | None, float | None, float |
         One of them is neither a number of its kind nor null.
     """
     stamp_ns = document.get("timestamp_ns")
-    if stamp_ns is not None and type(stamp_ns) is not int:
+    if stamp_ns is not None and (type(stamp_ns) is not int or not -(2**63) <= stamp_ns < 2**63):
         raise StoreCorrupt(f"the metadata's timestamp_ns is {bounded(stamp_ns)}")
     return stamp_ns, _rate(document, "frequency_hz"), _rate(document, "sample_rate_hz")
 
@@ -176,6 +177,6 @@ def _rate(document: dict[str, Any], name: str) -> float | None:
     value = document.get(name)
     if value is None:
         return None
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not -sys.float_info.max <= value <= sys.float_info.max:
         raise StoreCorrupt(f"the metadata's {name} is {bounded(value)}")
     return float(value)

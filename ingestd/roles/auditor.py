@@ -1,11 +1,13 @@
-"""The auditor: a thread of the first uploader that makes the catalog agree with spool and bucket, once per start.
+"""The auditor: a thread of the first uploader that makes the catalog agree with spool and bucket.
 
-It begins after the store was probed, so nothing waits for it: every entry gets a row, an empty or replaced catalog is
-filled again from the bucket, and accepted rows with neither entry nor objects are named lost.
+Once per start, and again when the receiver had to replace a broken catalog. It begins after the store was probed, so
+nothing waits for it: every entry gets a row, an empty or replaced catalog is filled again from the bucket, and accepted
+rows with neither entry nor objects are named lost.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -27,12 +29,13 @@ log = structlog.get_logger(__name__)
 #: Word of the catalog that says that it knows everything the bucket held.
 FILLED = "filled"
 
-#: Pause before an audit that failed (store down, catalog busy) is tried again [s].
+#: Pause before an audit that failed (store down, catalog busy) is tried again, and between two looks for a replaced
+#: catalog [s].
 _RETRY_S = 10.0
 
 
 class Auditor:
-    """Audits once, in a thread of its own.
+    """Audits every catalog that it finds once, in a thread of its own.
 
     Parameters
     ----------
@@ -49,22 +52,31 @@ class Auditor:
     def __init__(
         self, context: RoleContext, layout: SpoolLayout, store: ObjectStore, stop: threading.Event
     ) -> None:
-        self._settings = context.settings
         self._layout = layout
         self._store = store
         self._stop = stop
         self._thread: threading.Thread | None = None
-        self._done = context.name != "uploader-0"
+        self._is_auditor = context.name == "uploader-0"
+        self._path = catalog_path(context.settings.state_directory)
+        #: Inode of the catalog that was audited: a replaced one has another.
+        self._audited = 0
         self._due_s = 0.0
 
     def advance(self) -> None:
-        """Begin, or begin again after a failure; returns at once."""
-        if self._done or self._stop.is_set() or time.monotonic() < self._due_s:
+        """Begin, or begin again after a failure or with another catalog; returns at once."""
+        if not self._is_auditor or self._stop.is_set() or time.monotonic() < self._due_s:
             return
-        if self._thread is None or not self._thread.is_alive():
-            self._due_s = time.monotonic() + _RETRY_S
+        self._due_s = time.monotonic() + _RETRY_S
+        if self._inode() != self._audited and (self._thread is None or not self._thread.is_alive()):
             self._thread = threading.Thread(target=self._audit, name="auditor", daemon=True)
             self._thread.start()
+
+    def _inode(self) -> int:
+        try:
+            return os.stat(self._path).st_ino
+        except OSError:
+            # Missing: the receiver makes a new one, and opening it says so until then.
+            return -1
 
     def join(self, timeout_s: float) -> None:
         """Wait for the end of what is under way."""
@@ -72,10 +84,9 @@ class Auditor:
             self._thread.join(timeout_s)
 
     def _audit(self) -> None:
-        began_s, began_ns = time.monotonic(), time.time_ns()
+        began_s, began_ns, inode = time.monotonic(), time.time_ns(), self._inode()
         try:
-            path = catalog_path(self._settings.state_directory)
-            with Catalog.open(path, bucket=self._store.bucket, busy_timeout_s=5.0) as opened:
+            with Catalog.open(self._path, bucket=self._store.bucket, busy_timeout_s=5.0) as opened:
                 n_added = reconcile(opened, spool_files(self._layout), self._stop.is_set)
                 report = RebuildReport()
                 if opened.marked(FILLED) is None:
@@ -94,7 +105,8 @@ class Auditor:
             return
         for name in lost:
             log.error("entry_lost", entry=name)
-        self._done = not self._stop.is_set()
+        if not self._stop.is_set():
+            self._audited = inode
         log.info(
             "audited",
             rows_added=n_added,

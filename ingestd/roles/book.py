@@ -6,6 +6,7 @@ a bound, and only `confirm` waits for it: a node learns of an acceptance when it
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import OrderedDict
@@ -16,7 +17,7 @@ import structlog
 
 from ingestd import catalog
 from ingestd.catalog import AcceptedBatch, AcceptedEntry, Catalog, LedgerState, NodeSeen, Rejection
-from ingestd.errors import CatalogBusy, CatalogCorrupt, CatalogError, FrameError
+from ingestd.errors import CatalogCorrupt, CatalogError, FrameError
 from ingestd.formats import metadata
 from ingestd.formats.confirmation import EpochLedger
 from ingestd.formats.frame import Origin
@@ -35,6 +36,16 @@ _MAX_WAITING = 10_000
 
 #: Ledgers in memory; the others are read again when their node sends.
 _MAX_LEDGERS = 1024
+
+#: Ledgers in memory at most, those included that the catalog was not told yet. What is beyond is forgotten unconfirmed,
+#: and sent again: a stuck disk must not let made-up epochs fill the memory.
+_MAX_UNTOLD_LEDGERS = 4 * _MAX_LEDGERS
+
+#: A missing or broken catalog is noticed within this time [s] though nobody sends, and replaced no more often.
+_LOOK_INTERVAL_S = 10.0
+
+#: Counters of the status block are int64; sums of what senders make up stay below this.
+_MAX_COUNT = 2**62
 
 #: Rejections and a failed flush are written this long after they came [s].
 _FLUSH_INTERVAL_S = 0.5
@@ -90,8 +101,12 @@ class Book:
         self._path = catalog_path(context.settings.state_directory)
         self._catalog: Catalog | None = None
         self._ledgers: OrderedDict[tuple[str, int], EpochLedger] = OrderedDict()
+        # Ledgers begun while the catalog could not be read: what it holds of them is added before they replace it.
+        self._unread: set[tuple[str, int]] = set()
         self._waiting = _Waiting()
         self._flushed_s = 0.0
+        self._looked_s = time.monotonic()
+        self._replaced_s = -math.inf
         self._limit = RateLimit(per_s=0.1, burst=3, clock=time.monotonic)
 
     def __enter__(self) -> Self:
@@ -152,6 +167,8 @@ class Book:
         self._waiting.ledgers.add((node, epoch))
         gaps, lost = ledger.gaps - gaps, ledger.samples_lost - lost
         self._count_gaps(name, gaps)
+        counted = self._status.get_node(name or "", NodeSlot.SAMPLES_LOST)
+        lost = min(lost, max(0, _MAX_COUNT - counted))
         self._status.add_node(name, NodeSlot.SAMPLES_LOST, lost)
         return gaps, lost
 
@@ -228,24 +245,48 @@ class Book:
             try:
                 ledger = EpochLedger(self._open().ledger(node, epoch))
             except CatalogError:
-                # An empty ledger confirms less than is true, never more; the node sends again what it must.
                 ledger = EpochLedger()
+                self._unread.add(key)
             self._ledgers[key] = ledger
         self._ledgers.move_to_end(key)
         if len(self._ledgers) > _MAX_LEDGERS:
-            # Only one that the catalog has in full may leave the memory.
-            clean = next((k for k in self._ledgers if k not in self._waiting.ledgers), None)
-            if clean is not None:
-                del self._ledgers[clean]
+            self._forget_ledger(but=key)
         return ledger
+
+    def _forget_ledger(self, but: tuple[str, int]) -> None:
+        """Let another ledger leave the memory: one that the catalog has in full, unless there are too many others."""
+        key = next((k for k in self._ledgers if k != but and k not in self._waiting.ledgers), None)
+        if key is None and len(self._ledgers) > _MAX_UNTOLD_LEDGERS:
+            key = next(iter(self._ledgers))
+        if key is not None:
+            del self._ledgers[key]
+            self._waiting.ledgers.discard(key)
+            self._unread.discard(key)
 
     def flush(self) -> None:
         """Tell the catalog everything, in one transaction; on an error it is told again later."""
-        waiting = self._waiting
-        if not waiting:
+        if not self._waiting:
             return
         self._flushed_s = time.monotonic()
-        batch = AcceptedBatch(
+        try:
+            self._complete_ledgers()
+            self._open().record_accepted(self._batch())
+        except CatalogError as error:
+            self._skipped(error)
+            return
+        self._waiting = _Waiting()
+
+    def _complete_ledgers(self) -> None:
+        """Add what the catalog holds of ledgers that were begun without it, lest it goes back."""
+        for key in sorted(self._unread):
+            kept = self._open().ledger(*key)
+            if kept is not None:
+                self._ledgers[key].absorb(kept)
+            self._unread.discard(key)
+
+    def _batch(self) -> AcceptedBatch:
+        waiting = self._waiting
+        return AcceptedBatch(
             entries=waiting.entries,
             ledgers=[
                 LedgerState(node, epoch, self._ledgers[node, epoch].state())
@@ -255,17 +296,22 @@ class Book:
             rejections=waiting.rejections,
             counters=waiting.counters,
         )
-        try:
-            self._open().record_accepted(batch)
-        except CatalogError as error:
-            self._skipped(error)
-            return
-        self._waiting = _Waiting()
 
     def flush_if_due(self) -> None:
         """Tell the catalog what came without a group commit, and what it did not take before."""
-        if self._waiting and time.monotonic() - self._flushed_s >= _FLUSH_INTERVAL_S:
+        now_s = time.monotonic()
+        if self._waiting and now_s - self._flushed_s >= _FLUSH_INTERVAL_S:
             self.flush()
+        if now_s - self._looked_s >= _LOOK_INTERVAL_S:
+            self._looked_s = now_s
+            self._look()
+
+    def _look(self) -> None:
+        """Notice a catalog that is gone or broken while nobody sends; queries need one, too."""
+        try:
+            self._open().boot()
+        except CatalogError as error:
+            self._skipped(error)
 
     def _open(self) -> Catalog:
         if self._catalog is None:
@@ -282,18 +328,23 @@ class Book:
                 waiting=len(self._waiting.entries),
                 suppressed=suppressed,
             )
-        if isinstance(error, CatalogCorrupt) and not isinstance(error, CatalogBusy):
+        if isinstance(error, CatalogCorrupt):
             self._replace()
 
     def _replace(self) -> None:
         """Put an empty catalog, with a new boot, in the place of a broken one; the auditor fills it again."""
+        if time.monotonic() - self._replaced_s < _LOOK_INTERVAL_S:
+            # Where a new one breaks at once, another one does not help.
+            return
+        self._replaced_s = time.monotonic()
         if self._catalog is not None:
             self._catalog.close()
             self._catalog = None
         try:
-            if catalog.create(self._path):
+            if catalog.create(self._path, condemned=True):
                 log.error("catalog_replaced", path=self._path)
                 # What memory knows is still true; the new catalog gets all of it with the next flush.
                 self._waiting.ledgers |= self._ledgers.keys()
+                self._unread.clear()
         except CatalogError as error:
             log.error("catalog_unusable", error=str(error))  # noqa: TRY400 - an expected error has no traceback
