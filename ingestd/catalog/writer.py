@@ -101,7 +101,7 @@ class CatalogWriter(CatalogConnection):
         entries
             The pairs.
         counters
-            Added to the totals, unless all entries turn out to be duplicates.
+            Added to the totals, unless nothing was stored that was not before.
 
         Returns
         -------
@@ -110,6 +110,7 @@ class CatalogWriter(CatalogConnection):
             those that had ended already: what an entry ended as, it stays.
         """
         duplicates: list[str] = []
+        n_new = 0
         with self._write() as connection:
             for entry in entries:
                 if _has_ended(connection, entry.name):
@@ -120,10 +121,12 @@ class CatalogWriter(CatalogConnection):
                     duplicates.append(entry.name)
                     continue
                 if _holds_name(connection, entry):
-                    _store(connection, entry)
+                    n_new += _store(connection, entry)
                 else:
+                    # Stored it was, and its bytes count, though another pair has the name by now.
                     _end(connection, entry.name, "superseded")
-            if len(duplicates) < len(entries):
+                    n_new += 1
+            if n_new:
                 for key, value in (counters or {}).items():
                     _count(connection, key, value)
         return duplicates
@@ -378,7 +381,8 @@ def _accept(connection: sqlite3.Connection, entry: AcceptedEntry) -> None:
     _insert(connection, values)
 
 
-def _store(connection: sqlite3.Connection, entry: StoredEntry) -> None:
+def _store(connection: sqlite3.Connection, entry: StoredEntry) -> bool:
+    """Write that a pair is stored; whether that is news."""
     values = _values(entry.document) | {
         "name": entry.name,
         "state": "stored",
@@ -392,12 +396,15 @@ def _store(connection: sqlite3.Connection, entry: StoredEntry) -> None:
         "error": None,
     }
     row = _row(connection, entry.name)
+    if row is not None and row["state"] == "stored":
+        return False
     if row is None:
         _insert(connection, values)
-    elif row["state"] != "stored":
+    else:
         _change(connection, row, **values)
     if values["snr_db"] is not None:
         _see_snr(connection, values)
+    return True
 
 
 def _twin(connection: sqlite3.Connection, entry: StoredEntry) -> bool:

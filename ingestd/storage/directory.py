@@ -11,8 +11,10 @@ import errno
 import itertools
 import os
 import pathlib
+import secrets
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from ingestd.disk import make_directory, sync_directory
@@ -42,6 +44,9 @@ _STALE_SCRATCH_S = 3600.0
 
 #: One read while checksumming [bytes].
 _CHUNK_BYTES = 1 << 20
+
+#: Directories whose own name is known to be durable [count]; those of the sessions in progress.
+_DURABLE_MAX_COUNT = 1000
 
 #: What an error number means; everything else is the disk's fault.
 _MEANING: dict[int, type[StoreError]] = {
@@ -78,7 +83,11 @@ class DirectoryStore:
         self._bucket = check_bucket(bucket)
         self._base = os.path.join(self._root, bucket)
         self._scratch = os.path.join(self._base, _SCRATCH)
+        # A container's processes have the same ids after each start: what a killed one left must not be in the way.
+        self._token = secrets.token_hex(4)
         self._numbers = itertools.count()
+        self._durable: OrderedDict[str, None] = OrderedDict()
+        self._lock = threading.Lock()
         self._profile = StoreProfile("directory", "fdatasync", "link")
 
     @property
@@ -110,7 +119,8 @@ class DirectoryStore:
         with os.scandir(self._scratch) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
-                    if entry.stat(follow_symlinks=False).st_mtime < horizon_s:
+                    is_stale = entry.stat(follow_symlinks=False).st_mtime < horizon_s
+                    if is_stale and not entry.is_dir(follow_symlinks=False):
                         os.unlink(entry.path)
 
     def check(self) -> None:
@@ -125,21 +135,44 @@ class DirectoryStore:
         path = self._path(key)
         # Without this every duplicate would write a whole file only to throw it away; link() below still decides.
         if os.path.lexists(path):
-            return PutResult(created=False, etag="")
+            return self._taken(path, key)
         with self._errors(key), self._written(body) as scratch:
-            make_directory(os.path.dirname(path), _DIRECTORY_MODE)
+            self._make_parent(path)
             try:
                 os.link(scratch, path)
             except FileExistsError:
-                return PutResult(created=False, etag="")
+                return self._taken(path, key)
             sync_directory(os.path.dirname(path))
         return PutResult(created=True, etag=_etag(body.crc32c))
+
+    def _taken(self, path: str, key: str) -> PutResult:
+        """Whoever linked it may have died before its sync; our caller may take its object for safe now."""
+        with self._errors(key):
+            self._make_parent(path)
+            sync_directory(os.path.dirname(path))
+        return PutResult(created=False, etag="")
+
+    def _make_parent(self, path: str) -> None:
+        """Make the object's directory, durable up to the bucket: its maker may have died before the sync, too."""
+        directory = os.path.dirname(path)
+        make_directory(directory, _DIRECTORY_MODE)
+        with self._lock:
+            if directory in self._durable:
+                return
+        parent = directory
+        while parent != self._base:
+            parent = os.path.dirname(parent)
+            sync_directory(parent)
+        with self._lock:
+            self._durable[directory] = None
+            while len(self._durable) > _DURABLE_MAX_COUNT:
+                self._durable.popitem(last=False)
 
     def put(self, key: str, body: Body) -> str:
         """Write, sync, rename over whatever is there."""
         path = self._path(key)
         with self._errors(key), self._written(body) as scratch:
-            make_directory(os.path.dirname(path), _DIRECTORY_MODE)
+            self._make_parent(path)
             os.rename(scratch, path)
             sync_directory(os.path.dirname(path))
         return _etag(body.crc32c)
@@ -197,7 +230,10 @@ class DirectoryStore:
         with self._errors(parent or self._base):
             try:
                 with os.scandir(os.path.join(self._base, parent)) as found:
-                    entries = [(e.name + "/" * e.is_dir(follow_symlinks=False), e) for e in found]
+                    # Names that are no UTF-8 are foreign files: no key is written so.
+                    entries = [
+                        (e.name + "/" * e.is_dir(follow_symlinks=False), e) for e in found if _is_utf8(e.name)
+                    ]
             except FileNotFoundError:
                 return
         # S3 orders by the bytes of the whole key, where the slash after a directory's name counts.
@@ -209,8 +245,9 @@ class DirectoryStore:
                 if key > start_after or start_after.startswith(key):
                     yield from self._walk(key, prefix, start_after)
             elif key > start_after and key.startswith(prefix) and entry.is_file(follow_symlinks=False):
-                with contextlib.suppress(FileNotFoundError):
-                    info = entry.stat()
+                with self._errors(key):
+                    info = _stat(entry)
+                if info is not None:
                     yield ObjectInfo(key, info.st_size, "", None, info.st_mtime_ns)
 
     def url(self, key: str, expires_s: int) -> str:  # noqa: ARG002 - a file's URL does not expire
@@ -224,7 +261,7 @@ class DirectoryStore:
         return os.path.join(self._base, check_key(key))
 
     def _scratch_path(self) -> str:
-        return os.path.join(self._scratch, f"{os.getpid()}-{threading.get_native_id()}-{next(self._numbers)}")
+        return os.path.join(self._scratch, f"{os.getpid()}-{self._token}-{next(self._numbers)}")
 
     @contextlib.contextmanager
     def _written(self, body: Body) -> Iterator[str]:
@@ -257,6 +294,22 @@ class DirectoryStore:
         except OSError as error:
             kind = _MEANING.get(error.errno or 0, StoreUnreachable)
             raise kind(f"{self._root}: {what}: {error.strerror}") from error
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Size and time; None where it was deleted meanwhile."""
+    try:
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def _etag(crc32c: int) -> str:

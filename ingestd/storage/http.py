@@ -9,6 +9,7 @@ server had closed meanwhile is replaced once.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import re
 import select
 import socket
@@ -21,12 +22,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from ingestd.errors import ConfigError, StoreCorrupt, StoreError, StoreMisconfigured, StoreUnreachable
-from ingestd.storage.reply import Reply, ReplyParser
+from ingestd.storage.reply import MAX_ERROR_BYTES, Reply, ReplyParser
 
 __all__ = ["Endpoint", "HttpClient", "Request", "Timing"]
-
-#: Longest error document that is read [bytes]: S3's have 400; the rest of a longer one is not fetched.
-MAX_ERROR_BYTES = 64 * 1024
 
 #: Most kept connections: more than uploader threads in one process.
 MAX_IDLE = 32
@@ -85,6 +83,9 @@ _URL = re.compile(
     re.ASCII,
 )
 
+#: Host name as the resolver takes it: labels of 1 to 63 (RFC 1123), underscores as container networks have them.
+_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -115,7 +116,8 @@ class Endpoint:
         """
         match = _URL.fullmatch(url)
         port = int(match["port"]) if match and match["port"] else 0
-        if match is None or not (match["scheme"] or port) or port > 65535 or match["port"] == "0":
+        named = match is not None and (match["scheme"] or port) and _is_host(match["host"])
+        if match is None or not named or port > 65535 or (match["port"] and not port):
             raise ConfigError(
                 "minio.url cannot be read (allowed: http://HOST[:PORT], https://HOST[:PORT], HOST:PORT; "
                 "no user, password, path or query)"
@@ -291,18 +293,18 @@ class _Connection:
             return received is not None
         limit.moved()
         parser.feed(received)
-        return parser.started
+        return parser.answered
 
     def _invited(self, parser: ReplyParser, limit: _Limit, continue_s: float) -> bool:
         """Wait for `100 Continue`; False where the real reply came instead."""
         end_s = time.monotonic() + continue_s
-        while not parser.continued and not parser.started and (left_s := end_s - time.monotonic()) > 0:
+        while not parser.continued and not parser.answered and (left_s := end_s - time.monotonic()) > 0:
             received = self._read()
             if received is None:
                 self._wait(select.POLLIN, limit.left_s(left_s))
             else:
                 self._feed(received, parser, limit)
-        return not parser.started
+        return not parser.answered
 
     def _reply(self, parser: ReplyParser, limit: _Limit) -> Reply:
         while parser.reply is None:
@@ -453,6 +455,17 @@ class HttpClient:
         except StoreError as error:
             error.args = (f"{self.endpoint}: {error}",)
             raise
+
+
+def _is_host(host: str) -> bool:
+    """Whether the resolver, or TLS, will take it; they raise errors of their own kinds where not."""
+    if not host.startswith("["):
+        return _HOST.fullmatch(host) is not None
+    try:
+        ipaddress.IPv6Address(host[1:-1])
+    except ValueError:
+        return False
+    return True
 
 
 def _connect(endpoint: Endpoint, left_s: float) -> socket.socket:

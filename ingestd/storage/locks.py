@@ -73,5 +73,7 @@ def _wait(fd: int) -> None:
             if time.monotonic() > deadline_s:
                 raise StoreBusy(f"another upload has held this identity for {TIMEOUT_S:g} s") from error
             time.sleep(_PAUSE_S)
+        except OSError as error:
+            raise StoreBusy(f"lock of the identity: {error.strerror}") from error
         else:
             return

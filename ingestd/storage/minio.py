@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
 from urllib.parse import SplitResult, quote
+from xml.etree import ElementTree as ET
 
 import minio
 import urllib3
@@ -24,12 +25,19 @@ from minio.credentials.providers import StaticProvider
 from minio.error import MinioException, S3Error
 from minio.signer import sign_v4_s3
 
-from ingestd.errors import StoreBusy, StoreCorrupt, StoreMisconfigured, StoreUnreachable
+from ingestd.errors import (
+    ConfigError,
+    StoreBusy,
+    StoreCorrupt,
+    StoreMisconfigured,
+    StoreUnreachable,
+    bounded,
+)
 from ingestd.formats.checksum import crc32c
 from ingestd.storage.http import Endpoint, HttpClient, Request, Timing
 from ingestd.storage.keys import PROBE_KEY, check_bucket, check_key
 from ingestd.storage.port import Body, ObjectInfo, PutResult, StoreProfile, crc32c_base64
-from ingestd.storage.reply import Reply
+from ingestd.storage.reply import MAX_ERROR_BYTES, Reply
 from ingestd.storage.s3_errors import error_of, error_of_sdk, fault
 
 __all__ = ["MinioStore"]
@@ -65,7 +73,7 @@ class MinioStore:
     url
         `http://HOST[:PORT]`, `https://HOST[:PORT]` or `HOST:PORT`.
     access_key, secret_key
-        Credentials.
+        Credentials, neither of them empty; the access key goes into a header and is printable ASCII.
     bucket
         Name of the bucket.
     region
@@ -74,6 +82,11 @@ class MinioStore:
         PEM file of the store's certificate authority; None = the system's.
     timing
         When to give up.
+
+    Raises
+    ------
+    ConfigError
+        URL or credentials cannot be those of a store; neither is repeated.
     """
 
     def __init__(
@@ -90,6 +103,7 @@ class MinioStore:
         self._endpoint = Endpoint.parse(url)
         self._bucket = check_bucket(bucket)
         self._region: str = region or _DEFAULT_REGION
+        _check_credentials(access_key, secret_key)
         self._keys = (access_key, secret_key)
         self._credentials = Credentials(access_key, secret_key)
         self._http = HttpClient(self._endpoint, ca_file=ca_file, timing=timing)
@@ -235,6 +249,9 @@ class MinioStore:
                 self._tried.popitem(last=False)
         # A PUT that fails leaves the key in `_tried`: its next try asks first and does not send the body in vain.
         reply = self._request("PUT", key, sent, body.parts, expect_continue=again)
+        if again and reply.status == 417:
+            # Whoever does not know Expect gets the request without it (RFC 9110, 10.1.1).
+            reply = self._request("PUT", key, sent, body.parts)
         with self._lock:
             self._tried.pop(key, None)
         return reply
@@ -255,7 +272,7 @@ class MinioStore:
             raise StoreCorrupt(f"{self._endpoint}: {reply.status} with an error document for {key}")
         if echo is not None and echo != crc32c_base64(body.crc32c):
             raise StoreCorrupt(
-                f"{self._endpoint}: the checksum of {key} is {echo}, not {crc32c_base64(body.crc32c)}"
+                f"{self._endpoint}: the checksum of {key} is {bounded(echo)}, not {crc32c_base64(body.crc32c)}"
             )
         return etag
 
@@ -263,6 +280,7 @@ class MinioStore:
         """HEAD with the checksum that the store keeps."""
         reply = self._request("HEAD", check_key(key), {"x-amz-checksum-mode": "ENABLED"})
         if reply.status == 404:
+            self._demand_bucket(reply, key)
             return None
         if reply.status != 200:
             raise error_of(reply, key)
@@ -289,8 +307,7 @@ class MinioStore:
             "GET", check_key(key), {"x-amz-checksum-mode": "ENABLED"}, max_body_bytes=max_bytes
         )
         if reply.status == 404:
-            if fault(reply).code == "NoSuchBucket":
-                raise error_of(reply, key)
+            self._demand_bucket(reply, key)
             return None
         if reply.status != 200:
             raise error_of(reply, key)
@@ -304,7 +321,14 @@ class MinioStore:
     def delete(self, key: str) -> None:
         """DELETE of one object."""
         reply = self._request("DELETE", check_key(key))
-        if reply.status not in (200, 204, 404):
+        if reply.status == 404:
+            self._demand_bucket(reply, key)
+        elif reply.status not in (200, 204):
+            raise error_of(reply, key)
+
+    def _demand_bucket(self, reply: Reply, key: str) -> None:
+        """An object that is not there is an answer; a bucket that is not there is none about the object."""
+        if fault(reply).code == "NoSuchBucket":
             raise error_of(reply, key)
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[ObjectInfo]:
@@ -312,12 +336,19 @@ class MinioStore:
         pages = self._sdk.list_objects(
             self._bucket, prefix=prefix, start_after=start_after or None, recursive=True
         )
+        last = start_after
         while True:
             found = self._sdk_call(lambda: next(pages, None))
             if found is None:
                 return
             modified = found.last_modified or datetime.fromtimestamp(0, UTC)
             key = found.object_name or ""
+            # A server that does not know continuation tokens begins again after each page, for ever.
+            if key <= last:
+                raise StoreCorrupt(
+                    f"{self._endpoint}: the listing has {bounded(key)} after {bounded(last)}: it is not in order"
+                )
+            last = key
             yield ObjectInfo(
                 key, found.size or 0, (found.etag or "").strip('"'), None, int(modified.timestamp() * 1e9)
             )
@@ -342,7 +373,7 @@ class MinioStore:
         headers: Mapping[str, str] | None = None,
         parts: tuple[bytes | memoryview, ...] = (),
         *,
-        max_body_bytes: int = 64 * 1024,
+        max_body_bytes: int = MAX_ERROR_BYTES,
         expect_continue: bool = False,
     ) -> Reply:
         """Sign and send one request; `key` "" is the bucket itself."""
@@ -378,8 +409,21 @@ class MinioStore:
             return call()
         except S3Error as error:
             raise error_of_sdk(error, str(self._endpoint)) from error
-        except (MinioException, urllib3.exceptions.HTTPError, ValueError) as error:
+        except (MinioException, urllib3.exceptions.HTTPError) as error:
             raise StoreUnreachable(f"{self._endpoint}: {type(error).__name__}") from error
+        except (ValueError, ET.ParseError) as error:
+            raise StoreCorrupt(
+                f"{self._endpoint}: the reply cannot be read ({type(error).__name__})"
+            ) from error
+
+
+def _check_credentials(access_key: str, secret_key: str) -> None:
+    if not access_key or not secret_key:
+        raise ConfigError(
+            f"minio.{'secret_key' if access_key else 'access_key'} is missing: the store needs both keys"
+        )
+    if not (access_key.isascii() and access_key.isprintable()):
+        raise ConfigError("minio.access_key has characters outside printable ASCII: no store gives such keys")
 
 
 def _etag(reply: Reply) -> str:

@@ -16,7 +16,7 @@ from ingestd.errors import ConflictError, StoreBusy, StoreCorrupt
 from ingestd.formats import metadata
 from ingestd.formats.measurement import Identity, ObjectKeys, content_crc, object_keys
 from ingestd.formats.npy import NpyObject
-from ingestd.storage.port import Body, ObjectStore
+from ingestd.storage.port import Body, ObjectStore, crc32c_base64
 
 __all__ = ["Pair", "PairOutcome", "PairResult", "Policy", "store_pair"]
 
@@ -144,10 +144,14 @@ def _put_pair(store: ObjectStore, pair: Pair, keys: ObjectKeys, copy: str | None
     stored, repeated = _results(copy)
     if store.put_new(keys.metadata, pair.metadata).created:
         return PairOutcome(stored, keys, copy, etag)
-    if _same_content(store, pair, keys.metadata):
+    there = _document(store, keys.metadata)
+    # Metadata that names no checksum says nothing about which bytes it is for; it is not ours to replace.
+    of_others = there is not None and there.get("crc32c") not in (None, crc32c_base64(pair.npy.crc32c))
+    if there is not None and not of_others and metadata.content(there) == pair.content:
         return PairOutcome(stored if put.created else repeated, keys, copy, etag)
-    if put.created:
+    if put.created or of_others:
         # Metadata without its .npy, which somebody removed: it describes nothing any more and would lie about ours.
+        # Not created by this try, but ours to the bit: an earlier try died, or lost its reply, in between.
         store.put(keys.metadata, pair.metadata)
         return PairOutcome(stored, keys, copy, etag)
     return None
@@ -159,15 +163,21 @@ def _results(copy: str | None) -> tuple[PairResult, PairResult]:
     return PairResult.CONFLICT_STORED, PairResult.CONFLICT_REPEATED
 
 
-def _same_content(store: ObjectStore, pair: Pair, key: str) -> bool:
-    """Whether the metadata that is there is for the same content; what cannot be read is not."""
-    encoded = store.get(key, metadata.MAX_DOCUMENT_BYTES)
+def _document(store: ObjectStore, key: str) -> dict[str, Any] | None:
+    """The metadata that is there; None where it cannot be read."""
+    try:
+        encoded = store.get(key, metadata.MAX_DOCUMENT_BYTES)
+    except StoreCorrupt:
+        info = store.head(key)
+        if info is None or info.size_bytes <= metadata.MAX_DOCUMENT_BYTES:
+            raise
+        return None
     if encoded is None:
         raise StoreBusy(f"{key} was there and is gone: somebody deletes objects; trying again")
     try:
-        return metadata.content(metadata.decode(encoded)) == pair.content
+        return metadata.decode(encoded)
     except StoreCorrupt:
-        return False
+        return None
 
 
 def _keep_beside(store: ObjectStore, pair: Pair) -> PairOutcome:

@@ -61,7 +61,7 @@ class ObjectInfo:
 class PutResult:
     """Outcome of a conditional PUT: ours was `created`, or the name was taken and nothing was changed.
 
-    `etag` is that of what is now under the key.
+    `etag` is that of what is now under the key; "" where the name was taken and telling would cost a read.
     """
 
     created: bool

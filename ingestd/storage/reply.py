@@ -23,6 +23,9 @@ MAX_HEADERS = 100
 #: Most 1xx replies before the real one: a store sends none or one.
 MAX_INTERIM = 8
 
+#: Longest error document that is read [bytes]: S3's have 400; the rest of a longer one is not fetched.
+MAX_ERROR_BYTES = 64 * 1024
+
 #: Longest line that gives the size of a chunk, extensions included [bytes].
 MAX_CHUNK_LINE_BYTES = 256
 
@@ -67,12 +70,13 @@ class ReplyParser:
     is_head
         Whether the request was a HEAD, whose reply never has a body.
     max_body_bytes
-        Longest body of a success; errors are cut there.
+        Longest body of a success; errors are cut at `MAX_ERROR_BYTES`, however little was asked for.
     """
 
     def __init__(self, *, is_head: bool, max_body_bytes: int) -> None:
         self._is_head = is_head
         self._max_body_bytes = max_body_bytes
+        self._limit_bytes = max_body_bytes
         self._buffer = bytearray()
         self._body = bytearray()
         self._step: Callable[[], bool] = self._read_head
@@ -85,7 +89,9 @@ class ReplyParser:
         self.continued = False
         #: Whether a byte of the final reply, or of what may become it, came.
         self.started = False
-        #: Length of the body as announced [bytes], 0 where it is not.
+        #: Whether the head of the final reply is there; what may still become a `100 Continue` does not count.
+        self.answered = False
+        #: Length of the body as announced, as far as it is read [bytes]; 0 where it is not announced.
         self.announced_bytes = 0
         #: The reply once it is there.
         self.reply: Reply | None = None
@@ -144,6 +150,8 @@ class ReplyParser:
         self._headers = _headers(lines)
         if self._status < 200:
             return self._interim()
+        self.answered = True
+        self._limit_bytes = self._max_body_bytes if self._status < 300 else MAX_ERROR_BYTES
         tokens = self._headers.get("connection", "").lower()
         self._keep_alive = "close" not in tokens and (match[1] == b"1" or "keep-alive" in tokens)
         self._step = self._frame()
@@ -173,9 +181,10 @@ class ReplyParser:
         if coding is not None:
             return self._read_chunk_size
         if length is not None:
-            self.announced_bytes = self._left_bytes = int(length)
-            if self._left_bytes > self._max_body_bytes:
+            self._left_bytes = int(length)
+            if self._left_bytes > self._limit_bytes:
                 self._check_success_fits()
+            self.announced_bytes = min(self._left_bytes, self._limit_bytes)
             return self._read_counted
         return self._read_to_close
 
@@ -237,7 +246,7 @@ class ReplyParser:
 
     def _take(self, wanted_bytes: int) -> int:
         """Move body bytes over, up to the limit; returns how many."""
-        n = min(wanted_bytes, len(self._buffer), self._max_body_bytes - len(self._body))
+        n = min(wanted_bytes, len(self._buffer), self._limit_bytes - len(self._body))
         with memoryview(self._buffer) as view:
             self._body += view[:n]
         del self._buffer[:n]
@@ -245,7 +254,7 @@ class ReplyParser:
 
     def _cut_when_full(self) -> bool:
         """Whether to go on: no, until more arrives, unless the limit is reached and there is more."""
-        if not self._buffer or len(self._body) < self._max_body_bytes:
+        if not self._buffer or len(self._body) < self._limit_bytes:
             return False
         self._check_success_fits()
         return self._finish(complete=False)

@@ -56,6 +56,7 @@ _HINTS: dict[str, str] = {
     "PermanentRedirect": "set minio.region",
 }
 
+_NAME = re.compile(r"[A-Za-z0-9.]{1,64}")
 _CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,64})</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]{1,400})</Message>")
 
@@ -78,7 +79,7 @@ def fault(reply: Reply) -> Fault:
     code, message = _CODE.search(reply.body), _MESSAGE.search(reply.body)
     header = reply.headers.get("x-minio-error-code", "")
     return Fault(
-        code[1].decode("ascii") if code else header if header.isalnum() and len(header) <= 64 else "",
+        code[1].decode("ascii") if code else header if _NAME.fullmatch(header) else "",
         bounded(message[1], 200)[2:-1] if message else "",
     )
 
@@ -92,7 +93,9 @@ def error_of(reply: Reply, what: str) -> StoreError:
 def error_of_sdk(error: S3Error, endpoint: str) -> StoreError:
     """Error for what the SDK raised."""
     status = int(getattr(error.response, "status", 0) or 0)
-    return _error(status, Fault(error.code or "", bounded(error.message or "", 200)[1:-1]), endpoint, None)
+    code = error.code or ""
+    read = Fault(code if _NAME.fullmatch(code) else "", bounded(error.message or "", 200)[1:-1])
+    return _error(status, read, endpoint, None)
 
 
 def _error(status: int, read: Fault, what: str, retry_after_s: float | None) -> StoreError:
@@ -117,4 +120,5 @@ def _by_status(status: int) -> type[StoreError]:
 
 
 def _seconds(hint: str) -> float | None:
-    return float(hint) if hint.isdigit() and len(hint) < 9 else None
+    # isdigit alone takes superscripts, which float does not.
+    return float(hint) if hint.isascii() and hint.isdigit() and len(hint) < 9 else None

@@ -100,8 +100,9 @@ def test_sha256_is_added_on_request():
 @pytest.mark.parametrize(
     "encoded",
     [b"", b"[]", b"null", b"{", b'{"timestamp_ns": 1.5}', b'{"timestamp_ns": true}', b'{"frequency_hz": "7"}', b'{"a": NaN}',
-     b"\xff\xfe", b"[" * 100_000, b" " * (metadata.MAX_DOCUMENT_BYTES + 1)],
-    ids=range(11),
+     b"\xff\xfe", b"[" * 100_000, b" " * (metadata.MAX_DOCUMENT_BYTES + 1), "{}".encode("utf-16"), b"\xef\xbb\xbf{}",
+     b'{"frequency_hz": 1' + b"0" * 400 + b"}", b'{"sample_rate_hz": 1e400}', b'{"timestamp_ns": 9223372036854775808}'],
+    ids=range(16),
 )  # fmt: skip
 def test_what_is_no_document_is_corrupt(encoded):
     with pytest.raises(StoreCorrupt):

@@ -123,8 +123,8 @@ class TestOutcomes:
         name = uploader.accept(one())
         uploader.upload(name, release=False)
         assert uploader.upload(name) is PairResult.REPEATED
-        assert uploader.totals()["stored"] == 1
-        assert "duplicates" not in uploader.totals()
+        assert uploader.totals() == {"stored": 1, "stored_bytes": SIZE}
+        assert "DUPLICATES" not in uploader.slots()
 
     def test_other_content_is_kept_beside_and_counted_as_a_conflict(self, uploader):
         uploader.upload(uploader.accept(one(0)))
