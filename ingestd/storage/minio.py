@@ -22,7 +22,7 @@ import minio
 import urllib3
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import StaticProvider
-from minio.error import MinioException, S3Error
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from minio.signer import sign_v4_s3
 
 from ingestd.errors import (
@@ -38,7 +38,7 @@ from ingestd.storage.http import Endpoint, HttpClient, Request, Timing
 from ingestd.storage.keys import PROBE_KEY, check_bucket, check_key
 from ingestd.storage.port import Body, ObjectInfo, PutResult, StoreProfile, crc32c_base64
 from ingestd.storage.reply import MAX_ERROR_BYTES, Reply
-from ingestd.storage.s3_errors import error_of, error_of_sdk, fault
+from ingestd.storage.s3_errors import error_of, error_of_answer, error_of_sdk, fault
 
 __all__ = ["MinioStore"]
 
@@ -409,6 +409,10 @@ class MinioStore:
             return call()
         except S3Error as error:
             raise error_of_sdk(error, str(self._endpoint)) from error
+        except (InvalidResponseError, ServerError) as error:
+            raise error_of_answer(error, str(self._endpoint)) from error
+        except urllib3.exceptions.SSLError as error:
+            raise StoreMisconfigured(f"{self._endpoint}: TLS failed ({bounded(str(error))})") from error
         except (MinioException, urllib3.exceptions.HTTPError) as error:
             raise StoreUnreachable(f"{self._endpoint}: {type(error).__name__}") from error
         except (ValueError, ET.ParseError) as error:

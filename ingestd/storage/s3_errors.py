@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from minio.error import S3Error
+from minio.error import InvalidResponseError, S3Error, ServerError
 
 from ingestd.errors import (
     StoreBusy,
@@ -18,7 +18,7 @@ from ingestd.errors import (
 )
 from ingestd.storage.reply import Reply
 
-__all__ = ["Fault", "error_of", "error_of_sdk", "fault"]
+__all__ = ["Fault", "error_of", "error_of_answer", "error_of_sdk", "fault"]
 
 #: Codes with which servers refuse a body that does not have its checksum.
 _CHECKSUM_CODES = frozenset({
@@ -96,6 +96,13 @@ def error_of_sdk(error: S3Error, endpoint: str) -> StoreError:
     code = error.code or ""
     read = Fault(code if _NAME.fullmatch(code) else "", bounded(error.message or "", 200)[1:-1])
     return _error(status, read, endpoint, None)
+
+
+def error_of_answer(error: InvalidResponseError | ServerError, endpoint: str) -> StoreError:
+    """Error for an answer that is no S3 server's: a proxy in front of it says so in a page of its own."""
+    # InvalidResponseError has its status in its text and arguments only.
+    status = error.status_code if isinstance(error, ServerError) else getattr(error, "_code", 0)
+    return _error(int(status), Fault("", "not an answer of an S3 server"), endpoint, None)
 
 
 def _error(status: int, read: Fault, what: str, retry_after_s: float | None) -> StoreError:

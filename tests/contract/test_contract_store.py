@@ -1,6 +1,7 @@
-"""The contract of the store port, on every implementation: directory, memory, a real MinIO, and a weak server's double."""
+"""The contract of the store port, on each store: directory, memory, MinIO asked in both ways, a weak server's double."""
 
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ingestd.errors import (
     ConflictError,
     StoreBusy,
     StoreCorrupt,
+    StoreDenied,
     StoreError,
     StoreMisconfigured,
     StoreRefused,
@@ -21,20 +23,30 @@ from ingestd.formats.checksum import crc32c
 from ingestd.formats.measurement import object_keys, parse_key
 from ingestd.storage.directory import DirectoryStore
 from ingestd.storage.encoding import encode_pair
+from ingestd.storage.http import Timing
+from ingestd.storage.keys import PROBE_KEY
 from ingestd.storage.locks import IdentityLocks
 from ingestd.storage.minio import MinioStore
 from ingestd.storage.pair import PairResult, store_pair
-from ingestd.storage.port import Body
+from ingestd.storage.port import Body, StoreProfile, crc32c_base64
 from ingestd.testing.frames import noise
 from ingestd.testing.stores import FaultyStore, MemoryStore, WeakStore
 
-KINDS = ["directory", "memory", "weak", pytest.param("minio", marks=pytest.mark.minio)]
+MINIO = [pytest.param(kind, marks=pytest.mark.minio) for kind in ("minio", "minio-head-first")]
+#: Enough for a server on the same machine.
+QUICK = Timing(base_s=1.0, progress_s=0.3, connect_s=0.5)
+
+KINDS = ["directory", "memory", "weak", *MINIO]
 
 
 @pytest.fixture(params=KINDS)
 def store(request, tmp_path):
-    if request.param == "minio":
-        yield request.getfixturevalue("minio_store")
+    if request.param.startswith("minio"):
+        made = request.getfixturevalue("minio_store")
+        if request.param == "minio-head-first":
+            # As it would be used if it ignored both If-None-Match and the checksum header.
+            made._profile = StoreProfile("minio", "content-md5", "head-first")
+        yield made
         return
     made = {
         "directory": lambda: DirectoryStore(tmp_path / "objects", "heimdall-raw-iq"),
@@ -71,7 +83,9 @@ class TestObjects:
         store.put_new("k", body(b"0123456789"))
         info = store.head("k")
         assert (info.key, info.size_bytes) == ("k", 10)
-        assert info.crc32c == crc32c(b"0123456789")
+        # A checksum that was not sent is not kept.
+        kept = store.profile.checksum != "content-md5"
+        assert info.crc32c == (crc32c(b"0123456789") if kept else None)
         assert info.etag
         assert info.last_modified_ns > 1_600_000_000 * 10**9
         assert store.same(info, body(b"0123456789"))
@@ -119,9 +133,68 @@ class TestObjects:
             with pytest.raises(StoreRefused):
                 act()
 
+    def test_the_winner_and_the_loser_are_told_the_same_etag_as_head_tells(self, store):
+        first = store.put_new("k", body(b"first"))
+        assert first.etag == store.head("k").etag
+        second = store.put_new("k", body(b"other"))
+        assert second.etag in ("", first.etag)
+        assert store.put("k", body(b"third")) == store.head("k").etag != first.etag
+
+    def test_a_body_may_come_in_any_number_of_parts(self, store):
+        content = bytes(range(256)) * 40
+        parts = (
+            content[:1],
+            b"",
+            memoryview(content)[1:7000],
+            *(content[i : i + 30] for i in range(7000, 10240, 30)),
+        )
+        store.put_new("k", Body(parts, crc32c(content)))
+        assert store.get("k", 10240) == content
+
+    def test_a_large_object_is_one_object(self, store):
+        content = b"0123456789abcdef" * (6 * 2**16)
+        assert store.put_new("k", body(content)).created
+        assert store.same(store.head("k"), body(content))
+        assert store.get("k", len(content)) == content
+
+    @pytest.mark.parametrize(
+        "key", ["sessions/a b/+%41&=?.npy", "sessions/\u00fc/\u65e5\u672c", "~-_.'()*!,;:@$"]
+    )
+    def test_every_character_of_a_key_is_kept(self, store, key):
+        assert store.put_new(key, body(b"there")).created
+        assert not store.put_new(key, body(b"other")).created
+        assert store.get(key, 10) == b"there"
+        assert key in [info.key for info in store.list("")]
+        store.delete(key)
+        assert store.head(key) is None
+
+    def test_each_of_many_objects_is_listed_once_and_in_order(self, store):
+        keys = [f"sessions/t/websdr_1_{i:06d}.npy" for i in range(1050)]
+        in_parts(8, keys, lambda key: store.put_new(key, body(key.encode())))
+        assert [info.key for info in store.list("sessions/")] == keys
+        assert [info.key for info in store.list("sessions/", start_after=keys[20])] == keys[21:]
+
+    def test_an_object_that_is_replaced_is_read_whole_at_every_moment(self, store):
+        contents = [b"a" * 300_000, b"b" * 200_000]
+        store.put("k", body(contents[0]))
+        stop, seen = threading.Event(), []
+
+        def read():
+            while not stop.is_set():
+                seen.append(store.get("k", 2**20))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for i in range(10):
+            store.put("k", body(contents[i % 2]))
+        stop.set()
+        reader.join(30)
+        assert seen
+        assert set(seen) <= set(contents)
+
     def test_probing_again_changes_nothing(self, store):
         store.put_new("sessions/k", body())
-        assert store.probe() == store.profile
+        assert store.profile.conflict_check == "head-first" or store.probe() == store.profile
         assert [info.key for info in store.list("sessions/")] == ["sessions/k"]
         store.check()
 
@@ -147,6 +220,11 @@ class TestObjects:
             return
         with urllib.request.urlopen(url, timeout=10) as reply:
             assert reply.read() == b"for everybody"
+
+
+def in_parts(n, values, act):
+    """Do `act(value)` for all values, in `n` threads."""
+    race(n, lambda i: [act(value) for value in values[i::n]])
 
 
 def race(n, act):
@@ -181,6 +259,7 @@ def documents(store):
             npy = store.get(keys.npy, 2**26)
             assert npy is not None, "metadata without its .npy"
             assert len(npy) == document["size_bytes"]
+            assert crc32c_base64(crc32c(npy)) == document["crc32c"], "metadata of another .npy"
             found[info.key] = (document, npy)
     return found
 
@@ -264,6 +343,18 @@ class TestPairs:
         bytes_of = {pair.content: b"".join(map(bytes, pair.npy.parts)) for pair in pairs}
         for document, npy in found.values():
             assert npy == bytes_of[metadata.content(document)]
+
+    def test_eight_uploaders_racing_twice_each_keep_every_content_once(self, store, lock):
+        pairs = [pair_of(i) for i in range(4)] * 2
+        race(8, lambda i: store_pair(store, pairs[i], "keep_both", lock=lock))
+        stored = [metadata.content(document) for document, _ in documents(store).values()]
+        assert sorted(stored) == sorted(pair.content for pair in pairs[:4])
+
+    def test_eight_uploaders_racing_to_overwrite_leave_one_whole_pair(self, store, lock):
+        pairs = [pair_of(i) for i in range(8)]
+        race(8, lambda i: store_pair(store, pairs[i], "overwrite", lock=lock))
+        ((document, _),) = documents(store).values()
+        assert metadata.content(document) in {pair.content for pair in pairs}
 
     def test_eight_uploaders_racing_with_the_same_content_store_it_once(self, store, lock):
         outcomes = race(8, lambda _i: store_pair(store, pair_of(), "keep_both", lock=lock))
@@ -366,45 +457,132 @@ class TestDirectory:
         assert store.put_new("k", body()).created
 
 
+@pytest.fixture
+def own_store(own_minio, bucket):
+    """A store on a server of its own, with little patience."""
+    store = MinioStore(own_minio.url, own_minio.access_key, own_minio.secret_key, bucket, timing=QUICK)
+    store.probe()
+    yield store
+    store.close()
+
+
+def requests_of(store):
+    """Every request of the port that goes to the server, by name."""
+    return {
+        "check": store.check,
+        "put_new": lambda: store.put_new("k", body(bytes(2**20))),
+        "put": lambda: store.put("k", body()),
+        "head": lambda: store.head("k"),
+        "get": lambda: store.get("k", 10),
+        "delete": lambda: store.delete("k"),
+        "list": lambda: list(store.list("")),
+    }
+
+
 @pytest.mark.minio
 class TestMinio:
-    def test_credentials_and_hosts_that_are_wrong_say_so(self, minio_server, bucket):
-        from ingestd.errors import StoreDenied
+    """What only a real server can show."""
 
-        for access_key, secret_key, named in (
-            ("nobody", minio_server.secret_key, "access_key"), (minio_server.access_key, "wrong-one", "secret_key"),
-        ):  # fmt: skip
-            store = MinioStore(minio_server.url, access_key, secret_key, bucket)
-            for act in (
-                store.probe,
-                store.check,
-                lambda s=store: s.put_new("k", body()),
-                lambda s=store: list(s.list("")),
-            ):
-                with pytest.raises(StoreDenied, match=named):
-                    act()
-            store.close()
+    def test_the_profile_is_the_strongest(self, minio_store):
+        assert minio_store.profile == StoreProfile("minio", "crc32c", "if-none-match")
+
+    @pytest.mark.parametrize("wrong", ["access_key", "secret_key"])
+    def test_wrong_credentials_are_denied_and_name_the_setting(self, minio_server, bucket, wrong):
+        keys = {
+            "access_key": minio_server.access_key,
+            "secret_key": minio_server.secret_key,
+            wrong: "wrong-one",
+        }
+        store = MinioStore(minio_server.url, **keys, bucket=bucket)
+        # A HEAD has no body, and neither the reply to it a reason.
+        with pytest.raises(StoreDenied):
+            store.check()
+        for act in (store.probe, lambda: store.put_new("k", body()), lambda: list(store.list(""))):
+            with pytest.raises(StoreDenied, match=wrong) as caught:
+                act()
+            assert "wrong-one" not in str(caught.value)
+            assert minio_server.secret_key not in str(caught.value)
+        store.close()
+
+    def test_credentials_that_are_put_right_are_enough(self, minio_server, minio_store, bucket):
+        wrong = MinioStore(minio_server.url, minio_server.access_key, "wrong", bucket)
+        with pytest.raises(StoreDenied):
+            wrong.put_new("k", body())
+        wrong.close()
+        assert minio_store.put_new("k", body()).created
+
+    def test_nobody_there_is_unreachable_in_every_call(self, bucket):
         store = MinioStore("127.0.0.1:1", "a", "b", bucket)
-        for act in (store.probe, store.check, lambda: list(store.list(""))):
+        for act in (*requests_of(store).values(), store.probe):
             with pytest.raises(StoreUnreachable):
                 act()
         store.close()
 
-    def test_a_server_that_hangs_is_given_up_within_its_time(self, own_minio, bucket):
-        import time
+    @pytest.mark.parametrize("call", ["check", "put_new", "put", "head", "get", "delete", "list"])
+    def test_a_bucket_that_vanished_is_the_same_alarm_in_every_call(self, minio_store, call):
+        """Not "no such object": an audit would take every object for lost."""
+        minio_store.delete(PROBE_KEY)
+        minio_store._sdk.remove_bucket(minio_store.bucket)
+        with pytest.raises(StoreMisconfigured, match="bucket"):
+            requests_of(minio_store)[call]()
+        with pytest.raises(StoreMisconfigured, match="gone"):
+            minio_store.probe(make_bucket=False)
+        assert minio_store.probe() == minio_store.profile
 
-        from ingestd.storage.http import Timing
+    def test_eight_daemons_that_start_at_once_make_one_bucket_and_agree(self, minio_server, bucket):
+        stores = [
+            MinioStore(minio_server.url, minio_server.access_key, minio_server.secret_key, bucket)
+            for _ in range(8)
+        ]
+        profiles = race(8, lambda i: stores[i].probe())
+        assert set(profiles) == {StoreProfile("minio", "crc32c", "if-none-match")}
+        for store in stores:
+            store.close()
 
-        timing = Timing(base_s=1.0, progress_s=0.5, connect_s=0.5)
-        store = MinioStore(own_minio.url, own_minio.access_key, own_minio.secret_key, bucket, timing=timing)
+    def test_a_server_that_stops_is_unreachable_and_is_used_again_when_it_is_back(self, own_minio, own_store):
+        assert own_store.put_new("before", body()).created
+        own_minio.stop(kill=True)
+        for name, act in requests_of(own_store).items():
+            with pytest.raises(StoreUnreachable):
+                act()
+                pytest.fail(name)
+        own_minio.start()
+        assert own_store.get("before", 10) == body().parts[0] + bytes(body().parts[1])
+        assert own_store.put_new("k", body(bytes(2**20))).created
+
+    def test_a_server_that_hangs_is_given_up_within_its_time_in_every_call(
+        self, own_minio, bucket, monkeypatch
+    ):
+        monkeypatch.setattr("ingestd.storage.minio._SDK_READ_S", 0.3)
+        store = MinioStore(own_minio.url, own_minio.access_key, own_minio.secret_key, bucket, timing=QUICK)
         store.probe()
         own_minio.pause()
         try:
-            began_s = time.monotonic()
-            with pytest.raises(StoreUnreachable):
-                store.put_new("k", body(bytes(2**20)))
-            assert time.monotonic() - began_s < 2.0
+            for act in requests_of(store).values():
+                began_s = time.monotonic()
+                with pytest.raises(StoreUnreachable):
+                    act()
+                assert time.monotonic() - began_s < 1.5
         finally:
             own_minio.resume()
-        assert store.put_new("k2", body(bytes(2**20))).created
+        # The PUT that was given up may have been carried out all the same; in either case the bytes are whole.
+        store.put_new("k", body(bytes(2**20)))
+        assert store.same(store.head("k"), body(bytes(2**20)))
         store.close()
+
+    def test_a_sender_that_dies_in_its_body_leaves_nothing(self, minio_server, minio_store):
+        """The body that never comes is not published, and its key is free for the next try at once."""
+
+        class Dying(bytes):
+            def __len__(self):
+                return 2**20
+
+        with pytest.raises(StoreUnreachable):
+            MinioStore(
+                minio_server.url, minio_server.access_key, minio_server.secret_key, minio_store.bucket,
+                timing=Timing(base_s=0.5, progress_s=0.3),
+            ).put("k", Body((Dying(b"only the beginning"),), 0))  # fmt: skip
+        assert minio_store.head("k") is None
+        began_s = time.monotonic()
+        assert minio_store.put_new("k", body()).created
+        assert time.monotonic() - began_s < 5.0
