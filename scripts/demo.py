@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import itertools
+import math
 import os
 import shlex
 import signal
@@ -41,6 +42,9 @@ _N_NODES = 3
 
 #: Sessions whose objects are correlated at the end, at most: the latest ones.
 _CORRELATED_MAX_COUNT = 10
+
+#: How long nodes may take for what they still have to send [s].
+_NODES_TIMEOUT_S = 30.0
 
 #: One log line in this time where the output is no terminal [s].
 _LINE_INTERVAL_S = 5.0
@@ -150,8 +154,11 @@ def captures(client: Client, task_id: str) -> list[Capture]:
     return found
 
 
-def closing(console: Console, client: Client, scene: Scene, first_ns: int) -> bool:
-    """Show the sessions of this run and the time differences of their stored objects; whether all is well."""
+def closing(console: Console, client: Client, scene: Scene, first_ns: int, n_cut: int) -> bool:
+    """Show the sessions of this run and the time differences of their stored objects; whether all is well.
+
+    `n_cut` sessions, at most, may lack nodes: those that a Ctrl-C cut in half.
+    """
     sessions = [
         session
         for session in client.sessions(limit=1000)["sessions"]
@@ -173,7 +180,7 @@ def closing(console: Console, client: Client, scene: Scene, first_ns: int) -> bo
         row for task_id in whole[:_CORRELATED_MAX_COUNT] for row in report(scene, captures(client, task_id))
     ]
     console.print(differences(rows))
-    return bool(whole) and len(whole) == len(sessions)
+    return bool(whole) and len(sessions) - len(whole) <= n_cut
 
 
 def differences(rows: list[Row]) -> Table:
@@ -214,16 +221,23 @@ def main() -> int:
             introduce(console, daemon, where, given)
             end_s = float("inf") if given.seconds is None else time.monotonic() + given.seconds
             nodes = SimulatedNodes(
-                daemon.ingest_endpoint, scene, interval_s=given.interval, confirmed=True,
+                daemon.ingest_endpoint,
+                scene,
+                interval_s=given.interval,
+                confirmed=True,
                 query_endpoint=daemon.query_endpoint,
-            )  # fmt: skip
+                # As many as begin within the time: every node sends every session, and none is cut in half.
+                n_sessions=None if given.seconds is None else math.ceil(given.seconds / given.interval),
+            )
             with nodes:
                 watch(console, daemon, nodes, stop, end_s)
+                if not stop.is_set():
+                    nodes.wait(_NODES_TIMEOUT_S)
             console.print("draining ...")
             daemon.wait_settled()
             with daemon.client() as client:
                 # Captures began up to their own length before the start.
-                fine = closing(console, client, scene, started_ns - 60 * 10**9)
+                fine = closing(console, client, scene, started_ns - 60 * 10**9, n_cut=int(stop.is_set()))
         console.print("stopped; everything that was accepted is stored" if fine else "stopped; see the log")
     return 0 if fine else 1
 

@@ -232,3 +232,17 @@ def answers(daemon):
             for s in sessions
         },
     )
+
+
+def test_the_demo_ends_with_what_was_stored_and_its_time_differences(tmp_path):
+    """scripts/run without its setting up: every session whole, measured differences beside the true ones, exit 0."""
+    demo = Path(__file__).resolve().parents[2] / "scripts" / "demo.py"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("INGESTD_", "MINIO_"))}
+    done = subprocess.run(
+        [sys.executable, demo, "--seconds", "3", "--interval", "1", "--directory", tmp_path],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False, env=clean,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("3 of 3") == 3
+    assert "sim-1 - sim-2" in done.stdout
+    assert "everything that was accepted is stored" in done.stdout
