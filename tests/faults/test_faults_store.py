@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import select
 import socket
 import ssl
 import struct
@@ -69,14 +70,15 @@ class Server:
 
     def __exit__(self, *_exc):
         self._stop.set()
+        # Wakes accept, which close alone does not.
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
             thread.join(5)
 
     def _accept(self):
-        self._listener.settimeout(0.05)
         while not self._stop.is_set():
-            with contextlib.suppress(TimeoutError, OSError):
+            with contextlib.suppress(OSError):
                 connection, _ = self._listener.accept()
                 thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
                 self._threads.append(thread)
@@ -290,9 +292,16 @@ def test_a_good_reply_damaged_anywhere_is_a_success_or_an_error_of_the_store(see
                 assert store.put("key", small), damaged[-1]
 
 
-def hang(connection, *_):
-    threading.Event().wait(2.0)
+def until_given_up(connection, *_):
+    """Wait for the client to reset the connection, whatever it has sent."""
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    poll.poll(3000)
     return False
+
+
+def hang(connection, *_):
+    return until_given_up(connection)
 
 
 def drip(connection, *_):
@@ -308,8 +317,7 @@ def reset(connection, *_):
 
 def stall(connection, *_):
     connection.sendall(GOOD.replace(b"Content-Length: 0", b"Content-Length: 50") + b"<?xml")
-    threading.Event().wait(2.0)
-    return False
+    return until_given_up(connection)
 
 
 def drip_an_error(connection, *_):
@@ -332,11 +340,10 @@ def test_a_server_that_does_not_come_to_an_end_is_given_up_in_time(act):
 def test_a_body_that_nobody_reads_is_given_up_in_time():
     big = Body((bytes(30 * 2**20),), 0)
 
-    def act(*_):
-        threading.Event().wait(2.5)
-        return False
-
-    with store_before(act, read_body=False, timing=Timing(base_s=5.0, progress_s=0.5)) as (store, _):
+    with store_before(until_given_up, read_body=False, timing=Timing(base_s=5.0, progress_s=0.5)) as (
+        store,
+        _,
+    ):
         began_s = time.monotonic()
         with pytest.raises(StoreUnreachable):
             store.put("key", big)
@@ -544,7 +551,7 @@ class TestListing:
     def test_redirects_take_no_credentials_anywhere(self):
         with (
             store_before(says(GOOD)) as (_, other),
-            store_before(says(fault(307, "", Location=other.url, Content_Type="application/xml"))) as (
+            store_before(says_once(fault(307, "", Location=other.url, Content_Type="application/xml"))) as (
                 store,
                 _,
             ),
@@ -598,12 +605,20 @@ class TestTls:
             assert server.requests == []
 
     def test_a_server_without_tls_is_an_alarm(self):
-        with Server(says(GOOD)) as server:
-            store = MinioStore(
-                server.url.replace("http:", "https:"), "access", "secret", "bucket-1", timing=QUICK
-            )
-            with contextlib.closing(store), pytest.raises((StoreMisconfigured, StoreUnreachable)):
+        with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+
+            def serve():
+                with contextlib.suppress(OSError), listener.accept()[0] as connection:
+                    connection.sendall(reply(400))
+                    until_given_up(connection)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+            store = MinioStore(url, "access", "secret", "bucket-1", timing=QUICK)
+            with contextlib.closing(store), pytest.raises(StoreMisconfigured, match="TLS failed"):
                 store.check()
+            thread.join(5)
 
     def test_a_handshake_that_does_not_end_is_given_up(self):
         with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
