@@ -9,6 +9,7 @@ import pytest
 from ingestd.errors import ConfigError, StoreCorrupt, StoreError, StoreUnreachable
 from ingestd.storage import http as module
 from ingestd.storage.http import MAX_IDLE, MAX_PARTS, Endpoint, HttpClient, Request, Timing
+from ingestd.storage.reply import ReplyParser
 from ingestd.testing.waiting import wait_until
 
 QUICK = Timing(base_s=1.0, progress_s=0.5, connect_s=0.5, early_s=0.2, continue_s=0.1)
@@ -290,3 +291,14 @@ def test_bytes_that_were_sent_are_dropped_from_the_front():
     assert [bytes(view) for view in views] == [b"e", b"f"]
     module._drop(views, 2)
     assert views == []
+
+
+def test_a_peer_that_always_has_a_byte_more_does_not_escape_the_deadline():
+    """The socket never blocks, so no wait would notice."""
+    mine, other = socket.socketpair()
+    with mine, other:
+        other.sendall(OK)
+        limit = module._Limit(Timing(base_s=0.0), 0)
+        parser = ReplyParser(is_head=False, max_body_bytes=10)
+        with pytest.raises(StoreUnreachable, match="not done within"):
+            module._Connection(mine)._reply(parser, limit)
