@@ -99,6 +99,8 @@ class Node:
         self.max_frame_bytes = _MAX_FRAME_BYTES
         #: Frames that were still missing after all resends.
         self.parked: list[Measurement] = []
+        #: Frames that were sent again, each time counted.
+        self.resent_count = 0
         self._timeout_s = timeout_s
         self._max_unconfirmed_bytes = max_unconfirmed_bytes
         self._next_seq = 0
@@ -369,6 +371,7 @@ class Node:
                 self._link.send(wire.encode(measurement), _RESEND_TIMEOUT_S)
                 with self._lock:
                     self._unconfirmed.resent(seq, time.monotonic())
+                    self.resent_count += 1
         finally:
             self._sending.release()
 
