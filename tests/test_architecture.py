@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1] / "ingestd"
 
 #: Rooms from the ground up; a module imports its own level and those below.
 LEVELS = (
-    ("ingestd", "errors", "disk"),
+    ("ingestd", "errors", "disk", "faults"),
     ("formats",),
     ("config", "logs"),
     ("spool",),

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from ingestd import faults
 from ingestd.config import Settings
 from ingestd.errors import ExitCode, IngestdError
 from ingestd.roles.context import RoleContext
@@ -47,7 +48,7 @@ class Parcel:
     doorbell_fds: tuple[int, ...]
 
 
-def spawn(name: str, parcel: Parcel, stop_fd: int) -> subprocess.Popen[bytes]:
+def spawn(name: str, parcel: Parcel, stop_fd: int, *, armed: bool) -> subprocess.Popen[bytes]:
     """Start a role.
 
     Parameters
@@ -58,7 +59,10 @@ def spawn(name: str, parcel: Parcel, stop_fd: int) -> subprocess.Popen[bytes]:
         What it is given.
     stop_fd
         Eventfd that asks it to stop.
+    armed
+        Whether the faults of the environment (`ingestd.faults`) are for this process; a role that is started again has none.
     """
+    environ = {key: value for key, value in os.environ.items() if armed or key != faults.VARIABLE}
     fd = os.memfd_create(f"ingestd-{name}", os.MFD_CLOEXEC)
     try:
         os.write(fd, json.dumps(asdict(parcel) | {"stop_fd": stop_fd, "parent_pid": os.getpid()}).encode())
@@ -66,6 +70,7 @@ def spawn(name: str, parcel: Parcel, stop_fd: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "ingestd.roles.child", name, str(fd)],
             stdin=subprocess.DEVNULL,
+            env=environ,
             pass_fds=(fd, stop_fd, parcel.status_fd, *parcel.doorbell_fds),
         )
     finally:

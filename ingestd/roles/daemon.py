@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -100,13 +101,19 @@ def _supervise(settings: Settings, layout: SpoolLayout) -> int:
         **{name: (bell.fileno(),) for name, (_, bell) in zip(uploaders, bells, strict=True)},
     }
     settings_text = settings.to_bytes().decode()
+    started: set[str] = set()
+
+    def spawn(name: str, parcel: child.Parcel, stop_fd: int) -> subprocess.Popen[bytes]:
+        is_first = name not in started
+        started.add(name)
+        return child.spawn(name, parcel, stop_fd, armed=is_first)
 
     def spec(name: str) -> RoleSpec:
         parcel = child.Parcel(settings_text, names, nodes, status.fd, fds.get(name, ()))
         is_uploader = name in uploaders
         return RoleSpec(
             name,
-            spawn=lambda stop_fd: child.spawn(name, parcel, stop_fd),
+            spawn=lambda stop_fd: spawn(name, parcel, stop_fd),
             ready=lambda pid: _ready(status, name, pid),
             watch=status.watch[name],
             on_death=_claims_returner(layout, status, name) if is_uploader else lambda _pid, _code: None,

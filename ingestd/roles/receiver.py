@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import structlog
 import zmq
 
+from ingestd import faults
 from ingestd.errors import FrameError, SpoolBroken, SpoolFull
 from ingestd.formats import frame as wire
 from ingestd.formats.measurement import Measurement
@@ -198,10 +199,12 @@ class Receiver:
         self._row.set(Slot.LAST_ACCEPTED_UTC_NS, now_ns)
         self._surveyor.note_accepted(len(group), total_bytes)
         self._phase(Phase.CATALOG)
+        faults.point("accept.named")
         for arrival in group:
             self._count_node(arrival.measurement, now_ns)
             self._book.note_accepted(arrival.entry, arrival.measurement, now_ns)
         self._book.flush()
+        faults.point("accept.recorded")
         for arrival in group:
             self._ring(str(arrival.entry.name))
 
@@ -310,11 +313,23 @@ def _doorbells(fds: Sequence[int]) -> Iterator[list[socket.socket]]:
             one.close()
 
 
+def _discard_unfinished(layout: SpoolLayout) -> None:
+    """Room that a killed predecessor took; on a disk that refuses, the next start of the daemon finds it."""
+    try:
+        discarded = layout.discard_unfinished()
+    except SpoolBroken as error:
+        log.error("spool_error", error=str(error))  # noqa: TRY400 - an expected error has no traceback
+        return
+    if discarded:
+        log.info("unfinished_discarded", count=discarded)
+
+
 def run(context: RoleContext) -> int:
     """Run the receiver until it is told to stop."""
     settings = context.settings
     bound_address_space(_ADDRESS_SPACE_BYTES + 4 * settings.ingest.max_frame_bytes)
     layout = SpoolLayout(settings.state_directory)
+    _discard_unfinished(layout)
     with (
         Book(context) as book,
         Surveyor(context, layout) as surveyor,

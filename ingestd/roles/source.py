@@ -56,8 +56,9 @@ class WorkSource:
         self._suspects_wait = False
         self._deferred: dict[str, float] = {}
         self._backlog_turn = False
-        self._n_claimed = 0
+        self._held: set[str] = set()
         self._alone = False
+        self._abandoned = False
 
     def take(self, timeout_s: float) -> Claim | None:
         """Claim the next entry; None where there is none within `timeout_s`."""
@@ -72,11 +73,16 @@ class WorkSource:
                 return None
             self._listen(min(rest_s, IDLE_LISTING_S))
 
-    def done(self) -> None:
-        """The claim that `take` returned is released, failed or given back."""
+    def done(self, claim: Claim) -> None:
+        """The claim that `take` returned is released, failed, given back or, by a disk error, none of these."""
         with self._lock:
-            self._n_claimed -= 1
+            self._held.discard(claim.name)
             self._alone = False
+
+    def has_abandoned(self) -> None:
+        """A disk error may have left an entry in claimed/ that nobody holds: return it before anything else."""
+        with self._lock:
+            self._abandoned = True
 
     def defer(self, name: str, delay_s: float) -> None:
         """Leave this one entry alone for a while: the store refuses it, and others go through."""
@@ -97,6 +103,9 @@ class WorkSource:
     def _next(self, now_s: float) -> Claim | None:
         if self._alone:
             return None
+        if self._abandoned:
+            self._claims.return_abandoned(self._held)
+            self._abandoned = False
         suspect = self._suspect(now_s)
         if suspect is not None:
             return self._count(suspect)
@@ -123,7 +132,7 @@ class WorkSource:
         return self._claims.take(name)
 
     def _count(self, claim: Claim) -> Claim:
-        self._n_claimed += 1
+        self._held.add(claim.name)
         return claim
 
     def _suspect(self, now_s: float) -> Claim | None:
@@ -133,7 +142,7 @@ class WorkSource:
                 return None
             self._looked_for_suspects_s = now_s
             self._suspects_wait = self._claims.has_suspects()
-        if not self._suspects_wait or self._n_claimed:
+        if not self._suspects_wait or self._held:
             return None
         claim = self._claims.take_suspect()
         self._suspects_wait = claim is not None

@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from ingestd import faults
 from ingestd.errors import FrameError
 from ingestd.formats import frame as wire
 from ingestd.formats.measurement import Measurement
@@ -63,6 +64,7 @@ class Storing:
             raise FrameError(
                 "msgpack", "", f"{len(frame)} bytes", "the bytes that were accepted (checksum in the name)"
             )
+        faults.point("claim.read")
         measurement = wire.parse(frame)
         settings = self._settings
         pair, document = encode_pair(
@@ -72,6 +74,7 @@ class Storing:
             sha256=settings.storage.sha256,
         )
         self._phase(Phase.UPLOADING)
+        faults.point("upload.encoded")
         outcome = store_pair(
             self._store,
             pair,
@@ -79,7 +82,9 @@ class Storing:
             is_newer=lambda: self._recorder.is_newer(claim.name, measurement.identity),
             lock=self._locks.hold,
         )
+        faults.point("verify.pair")
         self._tell(claim, measurement, pair, document, outcome)
+        faults.point("record.stored")
         return outcome.result
 
     def _tell(

@@ -28,6 +28,7 @@ from ingestd.errors import (
     StoreMisconfigured,
     StoreRefused,
 )
+from ingestd.logs import RateLimit
 from ingestd.roles.auditor import Auditor
 from ingestd.roles.breaker import Backoff, Breaker
 from ingestd.roles.context import RoleContext
@@ -168,6 +169,7 @@ class Uploader:
         self._probed = False
         self._probing = threading.Lock()
         self._refused: dict[str, int] = {}
+        self._limit = RateLimit(per_s=0.1, burst=3, clock=time.monotonic)
 
     def serve(self) -> None:
         """Work until stopped; then finish what is under way."""
@@ -224,15 +226,30 @@ class Uploader:
             return
         if not self._probed and not self._probe():
             return
-        claim = self._source.take(_WAIT_S if self._gate.closed else 0.0)
+        try:
+            claim = self._source.take(_WAIT_S if self._gate.closed else 0.0)
+        except SpoolBroken as error:
+            self._gate.withdraw()
+            self._put_off(error)
+            return
         if claim is None:
             self._ask_for_life()
             return
         try:
             with self._row.busy(), claim:
                 self._upload(claim)
+        except SpoolBroken as error:
+            self._put_off(error)
         finally:
-            self._source.done()
+            self._source.done(claim)
+
+    def _put_off(self, error: SpoolBroken) -> None:
+        """The disk refuses a move: the entry stays where it is, and is returned once the disk lets it be."""
+        self._source.has_abandoned()
+        allowed, suppressed = self._limit.admit()
+        if allowed:
+            log.error("spool_error", error=str(error), suppressed=suppressed)
+        self._stop.wait(_WAIT_S)
 
     def _probe(self) -> bool:
         """Find out what the store supports, once; only one thread does (the gate is shut until it is known)."""

@@ -11,10 +11,12 @@ import contextlib
 import heapq
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from ingestd import faults
 from ingestd.formats.checksum import crc32c
 from ingestd.spool.layout import MAX_DEATHS_ALONE, SpoolLayout, entry_files, fail_entry, spool_errors
 from ingestd.spool.names import EntryName
@@ -68,16 +70,19 @@ class Claim:
             if retain:
                 target = os.path.join(self.layout.retained, self.name)
                 os.rename(self.path, target)
+                faults.point("release.retained")
                 # Retention counts from now, not from when the frame was written.
                 os.utime(target)
             else:
                 os.unlink(self.path)
+                faults.point("release.unlinked")
         self.open = False
 
     def give_back(self) -> None:
         """Return the entry to where it came from; another uploader may take it at once."""
         with spool_errors(f"giving {self.name} back"):
             os.rename(self.path, os.path.join(self.give_back_to, self.name))
+            faults.point("give_back.renamed")
         self.open = False
 
     def fail(self, reason: str, error: str) -> None:
@@ -121,6 +126,34 @@ class Claims:
                     return claim
         return None
 
+    def return_abandoned(self, held: Collection[str]) -> int:
+        """Give back what lies among the claims of this uploader but is in nobody's hands.
+
+        A disk error between two steps of a claim leaves such an entry: it was moved here and nobody was told, or could
+        not be moved back.
+
+        Parameters
+        ----------
+        held
+            Names of the entries that are in somebody's hands.
+
+        Returns
+        -------
+        int
+            How many were returned.
+        """
+        returned = 0
+        rungs = range(MAX_DEATHS_ALONE)
+        places = [(self._mine, self._layout.new)]
+        places += [(self._layout.alone(self._uploader, n), self._layout.suspects(n)) for n in rungs]
+        with spool_errors("returning abandoned claims"):
+            for source, target in places:
+                for entry in entry_files(source):
+                    if entry.name not in held:
+                        os.rename(entry.path, os.path.join(target, entry.name))
+                        returned += 1
+        return returned
+
     def has_suspects(self) -> bool:
         """Whether any entry waits for being taken alone."""
         with spool_errors("looking for suspects"):
@@ -139,6 +172,7 @@ class Claims:
                 os.rename(os.path.join(source, name), target)
             except FileNotFoundError:
                 return None
+            faults.point("claim.renamed")
             return Claim(self._layout, name, target, source, os.stat(target).st_size)
 
 

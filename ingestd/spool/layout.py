@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from ingestd import faults
 from ingestd.disk import make_directory, sync_directory
 from ingestd.errors import NotFound, SpoolBroken, SpoolLocked, UsageError, bounded
 from ingestd.spool.names import EntryName
@@ -115,14 +116,25 @@ class SpoolLayout:
 
         Only the owner of the lock may call this. Suspects keep their count. Foreign files stay where they are.
         """
+        discarded = self.discard_unfinished()
         with spool_errors(f"recovering the spool in {self.root}"):
-            discarded = 0
-            for entry in _files(self.tmp):
-                os.unlink(entry.path)
-                discarded += 1
+            faults.point("recover.discarded")
             returned = sum(self._give_back(name) for name in sorted(os.listdir(self.claimed)))
+            faults.point("recover.returned")
             sync_directory(self.new)
+            faults.point("recover.synced")
             return RecoveryReport(discarded, returned, tuple(self._foreign()))
+
+    def discard_unfinished(self) -> int:
+        """Remove what a dead receiver left in tmp/, which was never accepted; returns how many.
+
+        Only where no receiver lives: the owner of the lock, or the receiver itself before it begins.
+        """
+        with spool_errors(f"emptying {self.tmp}"):
+            unfinished = _files(self.tmp)
+            for entry in unfinished:
+                os.unlink(entry.path)
+        return len(unfinished)
 
     def _give_back(self, name: str) -> int:
         """Empty one directory under claimed/ into new/ (or, for a suspect that was taken alone, its rung)."""
@@ -170,6 +182,7 @@ class SpoolLayout:
         with spool_errors(f"returning the claims of {uploader}"):
             for entry in entry_files(self.uploader(uploader)):
                 os.rename(entry.path, os.path.join(self.suspects(0), entry.name))
+                faults.point("return.renamed")
                 returned += 1
             for deaths in range(MAX_DEATHS_ALONE):
                 for entry in entry_files(self.alone(uploader, deaths)):
@@ -200,7 +213,9 @@ def fail_entry(layout: SpoolLayout, path: str, reason: str, error: str, at_ns: i
         file.flush()
         os.fdatasync(file.fileno())
     os.rename(scratch, f"{target}.json")
+    faults.point("fail.documented")
     os.rename(path, target)
+    faults.point("fail.renamed")
     sync_directory(layout.failed)
 
 
@@ -338,6 +353,7 @@ def requeue(state_directory: str, names: Sequence[str] | None) -> list[str]:
         for name in names:
             try:
                 os.rename(os.path.join(layout.failed, name), os.path.join(layout.new, name))
+                faults.point("requeue.renamed")
             except FileNotFoundError as error:
                 raise NotFound(
                     f"no failed entry {name}" + (f" ({len(brought)} requeued before it)" if brought else "")

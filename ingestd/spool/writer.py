@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from ingestd import faults
 from ingestd.disk import sync_directory
 from ingestd.errors import SpoolBroken, SpoolFull
 from ingestd.formats.checksum import crc32c
@@ -144,11 +145,13 @@ class SpoolWriter:
         return os.path.join(self._layout.tmp, str(entry.name))
 
     def _write(self, entry: StagedEntry) -> int:
+        faults.point("accept.begin")
         fd = os.open(self._path(entry), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         try:
             rest = entry.frame
             while rest:
-                n_bytes = os.write(fd, rest[:_WRITE_BYTES])
+                faults.point("accept.write")
+                n_bytes = os.write(fd, faults.shortened("accept.write", rest[:_WRITE_BYTES]))
                 if n_bytes == 0:
                     raise OSError(errno.EIO, "write made no progress")  # noqa: TRY301 - the descriptor is closed below
                 rest = rest[n_bytes:]
@@ -165,9 +168,11 @@ class SpoolWriter:
                 if entry.fd < 0:
                     self._on_phase("writing")
                     entry.fd = self._write(entry)
+                faults.point("accept.written")
                 if self._sync:
                     self._on_phase("fsync")
                     os.fdatasync(entry.fd)
+                faults.point("accept.synced")
                 return
             except OSError as error:
                 self._discard(entry)
@@ -180,6 +185,7 @@ class SpoolWriter:
     def _publish(self) -> None:
         for entry in self._staged:
             os.rename(self._path(entry), os.path.join(self._layout.new, str(entry.name)))
+        faults.point("accept.renamed")
         if self._sync:
             sync_directory(self._layout.new)
 

@@ -17,6 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 
+from ingestd import faults
 from ingestd.disk import make_directory, sync_directory
 from ingestd.errors import (
     StoreBusy,
@@ -142,7 +143,9 @@ class DirectoryStore:
                 os.link(scratch, path)
             except FileExistsError:
                 return self._taken(path, key)
+            faults.point("directory.linked")
             sync_directory(os.path.dirname(path))
+            faults.point("directory.named")
         return PutResult(created=True, etag=_etag(body.crc32c))
 
     def _taken(self, path: str, key: str) -> PutResult:
@@ -272,7 +275,9 @@ class DirectoryStore:
         try:
             try:
                 _write(fd, body.parts)
+                faults.point("directory.written")
                 os.fdatasync(fd)
+                faults.point("directory.synced")
             finally:
                 os.close(fd)
             yield path
@@ -321,4 +326,5 @@ def _write(fd: int, parts: tuple[bytes | memoryview, ...]) -> None:
     for part in parts:
         view = memoryview(part).cast("B")
         while view:
-            view = view[os.write(fd, view) :]
+            faults.point("directory.write")
+            view = view[os.write(fd, faults.shortened("directory.write", view)) :]

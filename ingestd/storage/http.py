@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from ingestd import faults
 from ingestd.errors import ConfigError, StoreCorrupt, StoreError, StoreMisconfigured, StoreUnreachable
 from ingestd.storage.reply import MAX_ERROR_BYTES, Reply, ReplyParser
 
@@ -281,6 +282,8 @@ class _Connection:
                 return False
             limit.moved()
             _drop(views, n_sent)
+            if views:
+                faults.point("upload.body")
         return True
 
     def _answered(self, parser: ReplyParser, limit: _Limit) -> bool:

@@ -293,11 +293,12 @@ class MinioStore:
         """Compare size, then the checksum or the ETag, then the bytes themselves."""
         if info.size_bytes != body.size_bytes:
             return False
-        if info.crc32c is not None:
-            return info.crc32c == body.crc32c
-        if _MD5_ETAG.fullmatch(info.etag) and info.etag == _md5(body).hexdigest():
+        if info.crc32c is not None and info.crc32c == body.crc32c:
             return True
-        # Encrypted and multipart objects have ETags that are no MD5: only the bytes can tell.
+        if info.crc32c is None and _MD5_ETAG.fullmatch(info.etag) and info.etag == _md5(body).hexdigest():
+            return True
+        # Encrypted and multipart objects have ETags that are no MD5, and a header may be wrong: that a name holds
+        # other content has consequences, so only the bytes prove it.
         stored = self.get(info.key, info.size_bytes)
         return stored is not None and len(stored) == body.size_bytes and crc32c(stored) == body.crc32c
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from ingestd import faults
 from ingestd.errors import ConflictError, StoreBusy, StoreCorrupt
 from ingestd.formats import metadata
 from ingestd.formats.measurement import Identity, ObjectKeys, content_crc, object_keys
@@ -133,6 +134,7 @@ def store_pair(
 def _put_pair(store: ObjectStore, pair: Pair, keys: ObjectKeys, copy: str | None) -> PairOutcome | None:
     """Store both objects under these keys; None where other content has them."""
     put = store.put_new(keys.npy, pair.npy)
+    faults.point("upload.npy")
     etag = put.etag
     if not put.created:
         info = store.head(keys.npy)
@@ -142,7 +144,10 @@ def _put_pair(store: ObjectStore, pair: Pair, keys: ObjectKeys, copy: str | None
             return None
         etag = info.etag
     stored, repeated = _results(copy)
-    if store.put_new(keys.metadata, pair.metadata).created:
+    faults.point("verify.npy")
+    is_new = store.put_new(keys.metadata, pair.metadata).created
+    faults.point("upload.metadata")
+    if is_new:
         return PairOutcome(stored, keys, copy, etag)
     there = _document(store, keys.metadata)
     # Metadata that names no checksum says nothing about which bytes it is for; it is not ours to replace.

@@ -165,8 +165,10 @@ class _Proxy:
         """Carry requests of one connection until one side ends it."""
         upstream: asyncio.StreamWriter | None = None
         try:
-            # What the store or the client breaks off ends this connection and nothing else.
-            with contextlib.suppress(OSError, EOFError, asyncio.LimitOverrunError, ValueError, TimeoutError):
+            # What the store, the client or the end of the proxy breaks off ends this connection and nothing else.
+            with contextlib.suppress(
+                OSError, EOFError, asyncio.LimitOverrunError, ValueError, asyncio.CancelledError
+            ):
                 up_reader, upstream = await asyncio.open_connection("127.0.0.1", self._upstream_port)
                 _quick(writer)
                 _quick(upstream)

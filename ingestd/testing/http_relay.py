@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import string
 from dataclasses import dataclass, replace
 from typing import Self
 
 __all__ = ["Reply", "Request", "read_reply", "read_request"]
+
+_ALPHABET = (string.digits + string.ascii_letters).encode()
 
 _CHECKSUMS = re.compile(rb"(?im)^(etag|x-amz-checksum-crc32c): *([^\r\n]*)")
 
@@ -43,8 +46,8 @@ class Reply:
 
 
 def _other(value: bytes) -> bytes:
-    """A value of the same form that is never the same one."""
-    return value.translate(bytes.maketrans(b"0123456789abcdefABCDEF", b"1234567890bcdefaBCDEFA"))
+    """A value of the same form that is another one: every letter and digit is the next."""
+    return value.translate(bytes.maketrans(_ALPHABET, _ALPHABET[1:] + _ALPHABET[:1]))
 
 
 async def read_request(reader: asyncio.StreamReader) -> Request | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -81,6 +82,8 @@ def _run(given: argparse.Namespace, binary: str, console: Console) -> list[Round
 def main() -> int:
     """Run what was asked for; 1 where anything went wrong."""
     given = _arguments()
+    # The way out of every `with` block is what ends the daemon, the store and the nodes.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     console = Console()
     if given.show:
         rounds = read(given.json)

@@ -1,11 +1,13 @@
 """Which entry comes next: arrivals and backlog in turn, suspects alone, nothing forgotten."""
 
+import errno
 import os
 import socket
 import time
 
 import pytest
 
+from ingestd.errors import SpoolBroken
 from ingestd.roles.source import WorkSource
 from ingestd.spool import Claims, SpoolLayout, SpoolWriter
 
@@ -36,6 +38,13 @@ class Frames:
         return [str(entry.name) for entry in self._writer.commit()]
 
 
+def raising(number):
+    def fail(*_args, **_kwargs):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
 def take_all(source, count, timeout_s=5.0):
     taken = []
     deadline = time.monotonic() + timeout_s
@@ -44,7 +53,7 @@ def take_all(source, count, timeout_s=5.0):
         if claim is not None:
             taken.append(claim.name)
             claim.release(retain=False)
-            source.done()
+            source.done(claim)
     return taken
 
 
@@ -111,7 +120,7 @@ def test_a_suspect_is_taken_only_when_nothing_else_is_held_and_then_alone(layout
     frames.accept(2)
     assert source.take(0.7) is None, "nothing beside a suspect"
     alone.release(retain=False)
-    source.done()
+    source.done(alone)
     assert source.take(5.0) is not None
 
 
@@ -124,15 +133,61 @@ def test_suspects_are_not_starved_by_a_busy_uploader(layout, bells):
     layout.return_claims("uploader-9", counts=True)
     # Long enough for the next look at the suspects: from then on nothing new is begun.
     deadline = time.monotonic() + 5
-    while source.take(0.1) is not None and time.monotonic() < deadline:
-        source.done()
+    while (claim := source.take(0.1)) is not None and time.monotonic() < deadline:
+        source.done(claim)
     held.release(retain=False)
-    source.done()
+    source.done(held)
     for _ in range(10):
         claim = source.take(0.5)
         if claim is not None and claim.name == suspect:
             return
         if claim is not None:
             claim.release(retain=False)
-            source.done()
+            source.done(claim)
     pytest.fail("the suspect was never taken")
+
+
+class TestAbandoned:
+    """What a disk error left in claimed/ in nobody's hands."""
+
+    def test_an_entry_whose_claim_broke_is_taken_again_after_the_error(self, layout, bells, monkeypatch):
+        (name,) = Frames(layout).accept(1)
+        source = WorkSource(Claims(layout, "uploader-0"), bells[1], 0.0)
+        monkeypatch.setattr("ingestd.spool.claims.os.stat", raising(errno.EIO))
+        with pytest.raises(SpoolBroken, match="EIO"):
+            source.take(5.0)
+        monkeypatch.undo()
+        assert os.listdir(layout.new) == [], "it was moved, and nobody was told"
+        source.has_abandoned()
+        assert source.take(5.0).name == name
+
+    def test_what_others_of_this_uploader_hold_stays_with_them(self, layout, bells):
+        names = Frames(layout).accept(2)
+        source = WorkSource(Claims(layout, "uploader-0"), bells[1], 0.0)
+        first = source.take(5.0)
+        source.has_abandoned()
+        second = source.take(5.0)
+        assert {first.name, second.name} == set(names)
+        assert source.take(0.0) is None
+
+    def test_a_suspect_goes_back_to_its_rung(self, layout, bells):
+        (name,) = Frames(layout).accept(1)
+        Claims(layout, "uploader-9").take(name)
+        layout.return_claims("uploader-9", counts=True)
+        claims = Claims(layout, "uploader-0")
+        assert claims.take_suspect().name == name
+        assert claims.return_abandoned(()) == 1
+        assert os.listdir(layout.suspects(0)) == [name]
+
+    def test_the_disk_may_go_on_refusing(self, layout, bells, monkeypatch):
+        (name,) = Frames(layout).accept(1)
+        claims = Claims(layout, "uploader-0")
+        claims.take(name)
+        source = WorkSource(claims, bells[1], 0.0)
+        source.has_abandoned()
+        monkeypatch.setattr("ingestd.spool.claims.os.rename", raising(errno.EROFS))
+        for _ in range(3):
+            with pytest.raises(SpoolBroken, match="EROFS"):
+                source.take(0.0)
+        monkeypatch.undo()
+        assert source.take(5.0).name == name
