@@ -76,7 +76,7 @@ def _npy_fault(store: ObjectStore, key: str, issued: Issued) -> str:
     try:
         # By numpy, not by our own reader: the oracle stands outside.
         samples = np.load(io.BytesIO(content), allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         return f"{key}: {error}"
     digest = hashlib.sha256(samples.tobytes()).hexdigest()
     return "" if digest == issued.sha256 else f"{key}: other samples than were issued"
