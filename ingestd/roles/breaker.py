@@ -18,6 +18,9 @@ FIRST_CEILING_S = 0.5
 #: Ceiling at the most [s]: a store that is back is found within this time, and one probe in it costs nothing.
 MAX_CEILING_S = 15.0
 
+#: A try on the word of another process comes this long after the last failure [s]: it may be our own way that is broken.
+HURRY_S = 1.0
+
 #: A store's Retry-After is believed up to here [s].
 MAX_HINT_S = 60.0
 
@@ -49,6 +52,8 @@ class Breaker:
     n_failures: int = 0
     retry_at_s: float = 0.0
     probing: bool = False
+    #: Earliest try on the word of somebody else that the store is back [s].
+    hurried_at_s: float = 0.0
 
     @property
     def closed(self) -> bool:
@@ -84,8 +89,14 @@ class Breaker:
         if self.closed or self.probing:
             self.n_failures += 1
             self.retry_at_s = now_s + self.backoff.delay_s(self.n_failures, hint_s)
+            # A store that names a time means it for everybody.
+            self.hurried_at_s = self.retry_at_s if hint_s is not None else now_s + HURRY_S
         self.probing = False
         return self.retry_at_s - now_s
+
+    def hurry(self) -> None:
+        """Another process finds the store good: try soon, not when the backoff of a long outage ends."""
+        self.retry_at_s = min(self.retry_at_s, self.hurried_at_s)
 
     def withdraw(self) -> None:
         """An admitted caller had nothing to send, or failed for a reason that says nothing about the store."""

@@ -123,10 +123,11 @@ class WorkSource:
 
     def _claim_one(self, now_s: float) -> Claim | None:
         self._backlog_turn = not self._backlog_turn
-        first, second = (
-            (self._backlog, self._arrivals) if self._backlog_turn else (self._arrivals, self._backlog)
-        )
-        name = (first or second).popleft()
+        if self._backlog and (self._backlog_turn or not self._arrivals):
+            name = self._backlog.popleft()
+        else:
+            # The newest first: what was rung during an outage is a backlog by now, and listed as one, oldest first.
+            name = self._arrivals.pop()
         if self._deferred.get(name, 0.0) > now_s:
             return None
         return self._claims.take(name)

@@ -87,6 +87,11 @@ class StoreGate:
         with self._lock:
             return self._breaker.admit(time.monotonic())
 
+    def hurry(self) -> None:
+        """Another uploader finds the store good."""
+        with self._lock:
+            self._breaker.hurry()
+
     @property
     def closed(self) -> bool:
         """Whether the last thing heard of the store was good."""
@@ -222,6 +227,8 @@ class Uploader:
         """One admission: an upload, a sign of life, or a wait."""
         wait_s = self._gate.admit()
         if wait_s > 0:
+            if any(row.get(Slot.STORE_OK) for row in self._context.status.uploaders()):
+                self._gate.hurry()
             self._stop.wait(min(wait_s, _WAIT_S))
             return
         if not self._probed and not self._probe():

@@ -147,6 +147,22 @@ def test_suspects_are_not_starved_by_a_busy_uploader(layout, bells):
     pytest.fail("the suspect was never taken")
 
 
+def test_a_new_arrival_does_not_wait_for_what_an_outage_left(layout, bells):
+    """All of them were rung; whoever comes now is among the next two, and the oldest is not forgotten either."""
+    sender, receiver = bells
+    frames = Frames(layout)
+    old = frames.accept(50)
+    for name in old:
+        sender.send(name.encode())
+    source = WorkSource(Claims(layout, "uploader-0"), receiver, 0.0)
+    first = source.take(1.0)
+    (new,) = frames.accept(1)
+    sender.send(new.encode())
+    taken = [first.name, *(source.take(1.0).name for _ in range(4))]
+    assert new in taken[1:3]
+    assert old[0] in taken
+
+
 class TestAbandoned:
     """What a disk error left in claimed/ in nobody's hands."""
 
