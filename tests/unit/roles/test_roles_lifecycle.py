@@ -98,6 +98,7 @@ def test_a_probe_that_found_nothing_to_send_leaves_room_for_the_next():
 def test_the_word_of_another_process_ends_a_long_backoff_but_not_a_retry_after():
     breaker = Breaker(Backoff(lambda _low, high: high))
     for now_s in (0.0, 100.0, 200.0, 300.0, 400.0, 500.0):
+        assert breaker.admit(now_s) == 0.0
         breaker.failure(now_s)
     assert breaker.admit(501.5) > 10.0
     breaker.hurry()
