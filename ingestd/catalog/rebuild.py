@@ -19,6 +19,7 @@ from ingestd.formats import frame as wire
 from ingestd.formats import metadata
 from ingestd.formats.measurement import Identity, KeyKind, content_crc, object_keys, parse_key
 from ingestd.spool.contents import SpoolFile
+from ingestd.spool.layout import POISON
 from ingestd.storage.port import ObjectInfo, ObjectStore
 
 __all__ = ["RebuildReport", "mark_lost", "reconcile", "refill"]
@@ -52,8 +53,25 @@ class RebuildReport:
         ]
 
 
-def reconcile(catalog: Catalog, files: Iterable[SpoolFile], stop: Callable[[], bool] = lambda: False) -> int:
-    """Give a row to every entry of the spool that has none; returns how many had none."""
+def reconcile(
+    catalog: Catalog,
+    files: Iterable[SpoolFile],
+    stop: Callable[[], bool] = lambda: False,
+    may_read: Callable[[str], bool] = lambda _name: True,
+) -> int:
+    """Give a row to every entry of the spool that has none; returns how many had none.
+
+    Parameters
+    ----------
+    catalog
+        Where to.
+    files
+        Entries of the spool.
+    stop
+        Asked at every entry whether to end early.
+    may_read
+        Asked, by name, before an entry is read; one that is not read gets its row when it is stored or fails.
+    """
     n_added = 0
     for file in files:
         if stop():
@@ -61,7 +79,13 @@ def reconcile(catalog: Catalog, files: Iterable[SpoolFile], stop: Callable[[], b
         if catalog.has_entry(file.name):
             _correct(catalog, file)
             continue
-        document, frame_bytes = _document(file.path)
+        if file.failed_reason == POISON:
+            # What killed its uploaders is not read again by anybody who is needed.
+            document, frame_bytes = None, _size_bytes(file.path)
+        elif may_read(file.name):
+            document, frame_bytes = _document(file.path)
+        else:
+            continue
         if document is None and frame_bytes == 0:
             continue
         if file.failed_reason is not None:
@@ -88,6 +112,13 @@ def _correct(catalog: Catalog, file: SpoolFile) -> None:
                 file.name, None, file.failed_reason, file.failed_error, file.receive_ns, file.receive_ns, 0
             )
         )
+
+
+def _size_bytes(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def _document(path: str) -> tuple[dict[str, Any] | None, int]:

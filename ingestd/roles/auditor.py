@@ -18,6 +18,7 @@ from ingestd.catalog.rebuild import RebuildReport, mark_lost, reconcile, refill
 from ingestd.errors import CatalogError, SpoolError, StoreError
 from ingestd.roles.book import catalog_path
 from ingestd.roles.context import RoleContext
+from ingestd.roles.status import Text
 from ingestd.spool import SpoolLayout
 from ingestd.spool.contents import contains, spool_files
 from ingestd.storage.port import ObjectStore
@@ -61,6 +62,9 @@ class Auditor:
         #: Inode of the catalog that was audited: a replaced one has another.
         self._audited = 0
         self._due_s = 0.0
+        self._row = context.row
+        #: What was being read when an earlier process of this role died: its uploader is to find out, not we again.
+        self._suspect = self._row.get_text(Text.ENTRY)
 
     def advance(self) -> None:
         """Begin, or begin again after a failure or with another catalog; returns at once."""
@@ -83,11 +87,20 @@ class Auditor:
         if self._thread is not None:
             self._thread.join(timeout_s)
 
+    def _may_read(self, name: str) -> bool:
+        """Leave word in the status block, which outlives this process, before an entry is read that may end it."""
+        if name == self._suspect:
+            return False
+        self._row.set_text(Text.ENTRY, name)
+        return True
+
     def _audit(self) -> None:
         began_s, began_ns, inode = time.monotonic(), time.time_ns(), self._inode()
         try:
             with Catalog.open(self._path, bucket=self._store.bucket, busy_timeout_s=5.0) as opened:
-                n_added = reconcile(opened, spool_files(self._layout), self._stop.is_set)
+                files = spool_files(self._layout)
+                n_added = reconcile(opened, files, self._stop.is_set, self._may_read)
+                self._row.set_text(Text.ENTRY, "")
                 report = RebuildReport()
                 if opened.marked(FILLED) is None:
                     refill(opened, self._store, report, self._stop.is_set)

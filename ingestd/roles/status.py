@@ -116,6 +116,7 @@ class Text(IntEnum):
     LAST_ERROR = 0
     PROFILE = 1
     REFUSING = 2
+    #: Entry that the auditor is reading.
     ENTRY = 3
 
 

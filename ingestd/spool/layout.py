@@ -32,6 +32,9 @@ _DIRECTORY_MODE = 0o750
 #: An entry that was alone with its uploader when that died is one rung further up; on the last it goes to failed/.
 MAX_DEATHS_ALONE = 3
 
+#: Reason of an entry that was alone with its uploader at so many deaths.
+POISON = "poison"
+
 #: How long a new supervisor waits for the roles of a killed one to be gone [s]; PDEATHSIG takes milliseconds.
 _ROLES_GONE_TIMEOUT_S = 5.0
 
@@ -188,9 +191,7 @@ class SpoolLayout:
                 for entry in entry_files(self.alone(uploader, deaths)):
                     after = deaths + counts
                     if after >= MAX_DEATHS_ALONE:
-                        fail_entry(
-                            self, entry.path, "poison", f"its uploader died {after} times alone with it"
-                        )
+                        fail_entry(self, entry.path, POISON, f"its uploader died {after} times alone with it")
                         poisoned.append(entry.name)
                     else:
                         os.rename(entry.path, os.path.join(self.suspects(after), entry.name))

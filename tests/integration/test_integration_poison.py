@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from ingestd.formats import frame as wire
+from ingestd.formats.checksum import crc32c
 from ingestd.spool import EntryName
 from ingestd.testing.daemon_process import DaemonProcess
 from ingestd.testing.frames import noise
@@ -63,3 +64,52 @@ def test_a_flipped_byte_sends_that_entry_alone_to_failed(tmp_path):
             lambda: "failed_entries" in {reason["code"] for reason in daemon.health()["reasons"]},
             what="health to say so",
         )
+
+
+#: As POISON, but already reading the frame is fatal; only uploaders die of it.
+POISON_AT_READING = """
+import os, signal
+from ingestd.formats import frame
+
+if "uploader-0" in open("/proc/self/cmdline").read():
+    parse = frame.parse
+
+    def crash(wire):
+        measurement = parse(wire)
+        if measurement.task_id == "poison":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return measurement
+
+    frame.parse = crash
+"""
+
+
+def test_an_entry_that_kills_whoever_reads_it_costs_the_audit_of_a_start_one_restart_at_most(tmp_path):
+    """It lies in the spool without a row, as after a crash between acceptance and catalog: the audit reads it too."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(POISON_AT_READING)
+    daemon = DaemonProcess(tmp_path / "daemon", SETTINGS, {"PYTHONPATH": str(site)})
+    with daemon:
+        daemon.push(noise("before"))
+        daemon.wait_settled()
+    frame = wire.encode(noise("poison"))
+    name = EntryName(1_790_000_000_000_000_000, 1, crc32c(frame))
+    spool = Path(daemon.state_directory, "spool")
+    (spool / "new" / str(name)).write_bytes(frame)
+    with daemon:
+        daemon.push(*(noise(f"after-{i}") for i in range(5)))
+        wait_until(lambda: list((spool / "failed").glob("*.v1")), 60.0, "the poison to fail")
+        wait_until(lambda: daemon.stats()["total"]["stored"] == 6, 60.0, "the rest to be stored")
+        wait_until(lambda: daemon.stats()["total"]["failed"] == 1, 30.0, "the catalog to know")
+        daemon.wait_settled()
+        restarts = next(r["restarts"] for r in daemon.health()["roles"] if r["name"] == "uploader-0")
+        # One death in company, three alone; one more if the audit met it first.
+        assert 4 <= restarts <= 5
+        with daemon.client() as client:
+            assert [row["reason"] for row in client.failed()["failed"]] == ["poison"]
+    # Nor does it kill anybody at the next start, where it lies in failed/.
+    with daemon:
+        daemon.push(noise("next"))
+        daemon.wait_settled()
+        assert all(role["restarts"] == 0 for role in daemon.health()["roles"])
