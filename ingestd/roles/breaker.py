@@ -21,6 +21,9 @@ MAX_CEILING_S = 15.0
 #: A try on the word of another process comes this long after the last failure [s]: it may be our own way that is broken.
 HURRY_S = 1.0
 
+#: So many tolerable failures in a row open the breaker [count]: at one refusal in three, that is once in 6,000 requests.
+TOLERATED_COUNT = 8
+
 #: A store's Retry-After is believed up to here [s].
 MAX_HINT_S = 60.0
 
@@ -54,6 +57,8 @@ class Breaker:
     probing: bool = False
     #: Earliest try on the word of somebody else that the store is back [s].
     hurried_at_s: float = 0.0
+    #: Tolerable failures since the last success.
+    n_tolerated: int = 0
 
     @property
     def closed(self) -> bool:
@@ -78,14 +83,20 @@ class Breaker:
     def success(self) -> bool:
         """The store works; returns whether that is news."""
         news = not self.closed
-        self.n_failures, self.probing = 0, False
+        self.n_failures, self.n_tolerated, self.probing = 0, 0, False
         return news
 
-    def failure(self, now_s: float, hint_s: float | None = None) -> float:
-        """The store failed; returns the wait before the next try [s].
+    def failure(self, now_s: float, hint_s: float | None = None, *, tolerable: bool = False) -> float:
+        """The store failed; returns the wait before the next try [s], 0 where the breaker stays closed.
 
-        Failures of requests that were under way when the breaker opened are one failure, not many.
+        Failures of requests that were under way when the breaker opened are one failure, not many. A tolerable one (a
+        busy store turned one request down) opens it only where nothing succeeds in between: a store that refuses every
+        third request stores the other two.
         """
+        if tolerable and self.closed:
+            self.n_tolerated += 1
+            if self.n_tolerated < TOLERATED_COUNT:
+                return 0.0
         if self.closed or self.probing:
             self.n_failures += 1
             self.retry_at_s = now_s + self.backoff.delay_s(self.n_failures, hint_s)

@@ -12,6 +12,7 @@ import random
 import socket
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -57,6 +58,12 @@ _FINISH_S = 3.5
 
 #: Backoff of one refused entry [s]: first, and at most.
 _REFUSED_FIRST_S, _REFUSED_MAX_S = 2.0, 300.0
+
+#: Backoff of one entry that a busy store turned down, while others go through.
+_BUSY = Backoff(random.uniform)
+
+#: Entries whose tries are remembered [count]; what another uploader stored leaves its count behind.
+_TRIES_MAX_COUNT = 10_000
 
 #: Codes of Slot.STORE_TROUBLE, in the order in which they are looked up; the last one is for all the rest.
 _TROUBLE: tuple[tuple[type[StoreError], int], ...] = (
@@ -121,13 +128,16 @@ class StoreGate:
 
     def failure(self, error: StoreError) -> None:
         """The store failed in a way that concerns every entry."""
+        is_busy = isinstance(error, StoreBusy)
         hint_s = error.retry_after_s if isinstance(error, StoreBusy) else None
         with self._lock:
             was_closed = self._breaker.closed
-            wait_s = self._breaker.failure(time.monotonic(), hint_s)
+            wait_s = self._breaker.failure(time.monotonic(), hint_s, tolerable=is_busy)
             n_failures = self._breaker.n_failures
         row = self._row
         row.add(Slot.UPLOAD_ERRORS)
+        if not n_failures:
+            return
         row.set(Slot.STORE_OK, 0)
         row.set(Slot.STORE_TROUBLE, next(code for kind, code in _TROUBLE if isinstance(error, kind)))
         row.set(Slot.STORE_FAILURES, n_failures)
@@ -173,7 +183,8 @@ class Uploader:
         self._stop = threading.Event()
         self._probed = False
         self._probing = threading.Lock()
-        self._refused: dict[str, int] = {}
+        self._tries: OrderedDict[str, int] = OrderedDict()
+        self._tries_lock = threading.Lock()
         self._limit = RateLimit(per_s=0.1, burst=3, clock=time.monotonic)
 
     def serve(self) -> None:
@@ -317,6 +328,9 @@ class Uploader:
         except StoreError as error:
             log.info("upload_failed", entry=claim.name, error=str(error), kind=type(error).__name__)
             self._gate.failure(error)
+            if isinstance(error, StoreBusy):
+                # This one waits; the others may fare better.
+                self._source.defer(claim.name, _BUSY.delay_s(self._tries_of(claim.name), error.retry_after_s))
             return
         except SpoolBroken as error:
             self._gate.withdraw()
@@ -327,7 +341,7 @@ class Uploader:
         self._row.observe(Histogram.UPLOAD_S, time.monotonic() - began_s)
         self._row.observe(Histogram.ACCEPTED_TO_STORED_S, max(0.0, (time.time_ns() - claim.receive_ns) / 1e9))
         claim.release(retain=self._context.settings.spool.retain_s > 0)
-        self._refused.pop(claim.name, None)
+        self._tries.pop(claim.name, None)
         log.debug("entry_released", entry=claim.name, result=outcome, elapsed_s=time.monotonic() - began_s)
         self._phase(Phase.IDLE)
 
@@ -339,13 +353,21 @@ class Uploader:
 
     def _defer(self, claim: Claim, error: StoreRefused) -> None:
         """The store refuses this one object while others go through: it alone waits."""
-        n_times = self._refused[claim.name] = self._refused.get(claim.name, 0) + 1
+        n_times = self._tries_of(claim.name)
         delay_s = min(_REFUSED_MAX_S, _REFUSED_FIRST_S * 2.0 ** min(n_times - 1, 16))
         self._row.add(Slot.UPLOAD_ERRORS)
         self._row.add(Slot.STORE_REFUSED)
         self._row.set(Slot.STORE_REFUSED_UTC_NS, time.time_ns())
         self._source.defer(claim.name, delay_s)
         log.warning("entry_refused", entry=claim.name, error=str(error), times=n_times, wait_s=delay_s)
+
+    def _tries_of(self, name: str) -> int:
+        """How often this entry was turned down in a row, this time included."""
+        with self._tries_lock:
+            count = self._tries[name] = self._tries.pop(name, 0) + 1
+            while len(self._tries) > _TRIES_MAX_COUNT:
+                self._tries.popitem(last=False)
+        return count
 
     def _phase(self, phase: Phase) -> None:
         self._row.phase(phase, time.monotonic_ns())

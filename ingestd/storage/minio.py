@@ -10,10 +10,12 @@ import base64
 import hashlib
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from itertools import count
 from typing import Final, TypeVar
 from urllib.parse import SplitResult, quote
 from xml.etree import ElementTree as ET
@@ -38,6 +40,7 @@ from ingestd.storage.http import Endpoint, HttpClient, Request, Timing
 from ingestd.storage.keys import PROBE_KEY, check_bucket, check_key
 from ingestd.storage.port import Body, ObjectInfo, PutResult, StoreProfile, crc32c_base64
 from ingestd.storage.reply import MAX_ERROR_BYTES, Reply
+from ingestd.storage.retrying import RetryBudget
 from ingestd.storage.s3_errors import error_of, error_of_answer, error_of_sdk, fault
 
 __all__ = ["MinioStore"]
@@ -106,6 +109,7 @@ class MinioStore:
         _check_credentials(access_key, secret_key)
         self._keys = (access_key, secret_key)
         self._credentials = Credentials(access_key, secret_key)
+        self._budget = RetryBudget()
         self._http = HttpClient(self._endpoint, ca_file=ca_file, timing=timing)
         self._pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=_SDK_CONNECT_S, read=_SDK_READ_S),
@@ -377,7 +381,27 @@ class MinioStore:
         max_body_bytes: int = MAX_ERROR_BYTES,
         expect_continue: bool = False,
     ) -> Reply:
-        """Sign and send one request; `key` "" is the bucket itself."""
+        """Sign and send a request, again where a busy store may do better in a moment; `key` "" is the bucket."""
+        for n_sent in count(1):
+            reply = self._request_once(
+                method, key, headers, parts, max_body_bytes=max_body_bytes, expect_continue=expect_continue
+            )
+            pause_s = self._budget.pause_s(n_sent, reply.status, hinted="retry-after" in reply.headers)
+            if pause_s is None:
+                return reply
+            time.sleep(pause_s)
+        raise AssertionError("unreachable: the budget ends every loop")
+
+    def _request_once(
+        self,
+        method: str,
+        key: str,
+        headers: Mapping[str, str] | None,
+        parts: tuple[bytes | memoryview, ...],
+        *,
+        max_body_bytes: int,
+        expect_continue: bool,
+    ) -> Reply:
         target = f"/{self._bucket}" + (f"/{quote(key, safe='/-_.~')}" if key else "")
         now = datetime.now(UTC)
         plain: dict[str, str | list[str] | tuple[str]] = {

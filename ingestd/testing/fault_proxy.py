@@ -94,15 +94,18 @@ class Schedule:
     seed
         Of everything random.
     rates
-        Share of each fault among ordinary requests; storms come on top unless there are none.
+        Share of each fault among ordinary requests.
     now_s
         Start of the schedule, monotonic [s].
+    storms
+        Whether now and then every request gets the same fault for a while.
     """
 
-    def __init__(self, seed: int, rates: Mapping[Fault, float], now_s: float) -> None:
+    def __init__(self, seed: int, rates: Mapping[Fault, float], now_s: float, *, storms: bool) -> None:
         self._rng = random.Random(seed)  # noqa: S311 - a reproducible schedule, not a secret
         self._rates = dict(rates)
         self._named: OrderedDict[str, int] = OrderedDict()
+        self._storms = storms
         self._storm: Fault | None = None
         self._turns_s = now_s + self._rng.expovariate(1.0 / _CALM_S)
         self.calm = False
@@ -139,7 +142,7 @@ class Schedule:
 
     def _turn(self, now_s: float) -> None:
         """Begin or end a storm when its time has come."""
-        if now_s < self._turns_s or not self._rates:
+        if now_s < self._turns_s or not self._storms:
             return
         self._storm = None if self._storm else self._rng.choice(_STORMS)
         lasts_s = self._rng.uniform(*_STORM_S) if self._storm else self._rng.expovariate(1.0 / _CALM_S)
@@ -304,13 +307,23 @@ class FaultProxy:
         Of the store, on loopback.
     seed
         Of the schedule.
-    chaotic
-        Whether faults come by themselves; otherwise only to keys that name one.
+    rates
+        Share of requests that each fault gets; keys that name a fault get it in any case.
+    storms
+        Whether faults also come in storms.
     """
 
-    def __init__(self, upstream_port: int, seed: int, *, chaotic: bool = True) -> None:
+    def __init__(
+        self, upstream_port: int, seed: int, *, rates: Mapping[Fault, float] = RATES, storms: bool = False
+    ) -> None:
         self.port = free_port()
-        self._arguments = [str(self.port), str(upstream_port), str(seed), *(["--chaotic"] * chaotic)]
+        self._arguments = [
+            str(self.port),
+            str(upstream_port),
+            str(seed),
+            json.dumps(dict(rates)),
+            str(int(storms)),
+        ]
         self._popen: subprocess.Popen[bytes] | None = None
         #: What happened to how many requests; known after the end.
         self.counts: dict[str, int] = {}
@@ -372,9 +385,11 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("upstream_port", type=int)
     parser.add_argument("seed", type=int)
-    parser.add_argument("--chaotic", action="store_true", help="break requests by a schedule")
+    parser.add_argument("rates", type=json.loads, help="JSON: share of requests of each fault")
+    parser.add_argument("storms", type=int)
     given = parser.parse_args()
-    schedule = Schedule(given.seed, RATES if given.chaotic else {}, time.monotonic())
+    rates = {Fault(name): float(rate) for name, rate in given.rates.items()}
+    schedule = Schedule(given.seed, rates, time.monotonic(), storms=bool(given.storms))
     proxy = _Proxy(given.upstream_port, schedule)
     asyncio.run(_run(given.port, proxy, schedule))
     sys.stdout.write(json.dumps(proxy.counts))

@@ -35,7 +35,7 @@ def server(minio_binary, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def proxy(server):
-    with FaultProxy(server.port, seed=1, chaotic=False) as proxy:
+    with FaultProxy(server.port, seed=1, rates={}) as proxy:
         yield proxy
 
 
@@ -88,7 +88,7 @@ class TestNamedFaults:
 class TestSchedule:
     def test_the_same_seed_breaks_the_same_requests(self):
         def decisions(seed):
-            schedule = Schedule(seed, RATES, 0.0)
+            schedule = Schedule(seed, RATES, 0.0, storms=True)
             return [schedule.fault(f"/k{i}", i * 0.01) for i in range(5000)]
 
         assert decisions(1) == decisions(1) != decisions(2)
@@ -97,13 +97,13 @@ class TestSchedule:
         assert 0.05 < n_broken / 5000 < 0.6
 
     def test_a_named_fault_comes_twice_and_then_lets_the_key_through(self):
-        schedule = Schedule(1, {}, 0.0)
+        schedule = Schedule(1, {}, 0.0, storms=False)
         assert [schedule.fault("/b/fault-cut/x", 0.0) for _ in range(4)] == [Fault.CUT, Fault.CUT, None, None]
         assert schedule.fault("/b/fault-cut/y", 0.0) is Fault.CUT
         assert schedule.fault("/b/plain", 0.0) is None
 
     def test_nothing_breaks_after_it_was_told_to_be_calm(self):
-        schedule = Schedule(1, dict.fromkeys(Fault, 0.1), 0.0)
+        schedule = Schedule(1, dict.fromkeys(Fault, 0.1), 0.0, storms=True)
         schedule.calm = True
         assert {schedule.fault("/fault-hang", float(i)) for i in range(100)} == {None}
 

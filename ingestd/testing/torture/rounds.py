@@ -100,7 +100,7 @@ def run_round(
     minio_directory = os.path.join(directory, "minio")
     os.makedirs(minio_directory)
     with MinioServer(minio_directory, minio_binary) as minio:
-        with FaultProxy(minio.port, wanted.seed) as proxy:
+        with FaultProxy(minio.port, wanted.seed, storms=True) as proxy:
             daemon = DaemonProcess(
                 os.path.join(directory, "daemon"),
                 {

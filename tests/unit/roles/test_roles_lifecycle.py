@@ -2,7 +2,7 @@
 
 import pytest
 
-from ingestd.roles.breaker import MAX_CEILING_S, Backoff, Breaker
+from ingestd.roles.breaker import MAX_CEILING_S, TOLERATED_COUNT, Backoff, Breaker
 from ingestd.roles.lifecycle import MAX_BACKOFF_S, Event, RoleLife, RoleState
 
 
@@ -107,3 +107,22 @@ def test_the_word_of_another_process_ends_a_long_backoff_but_not_a_retry_after()
     breaker.failure(502.0, hint_s=30.0)
     breaker.hurry()
     assert breaker.admit(503.5) == pytest.approx(28.5)
+
+
+def test_a_busy_store_opens_the_breaker_only_where_nothing_succeeds_in_between():
+    breaker = Breaker(Backoff(highest))
+    for _ in range(100):
+        for _ in range(TOLERATED_COUNT - 1):
+            assert breaker.failure(0.0, tolerable=True) == 0.0
+        assert breaker.closed
+        breaker.success()
+    for _ in range(TOLERATED_COUNT - 1):
+        breaker.failure(0.0, tolerable=True)
+    assert breaker.failure(0.0, tolerable=True) == 0.5
+    assert not breaker.closed
+
+
+def test_what_is_not_tolerable_opens_it_at_once():
+    breaker = Breaker(Backoff(highest))
+    breaker.failure(0.0, tolerable=True)
+    assert breaker.failure(0.0) == 0.5

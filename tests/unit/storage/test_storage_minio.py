@@ -129,7 +129,7 @@ class TestAsking:
         assert self.asked(sent) == [False, True, False]
 
     def test_an_answer_of_any_kind_ends_it(self, store, sent):
-        sent.answers += [Reply(503, {}), GOOD]
+        sent.answers += [Reply(503, {"retry-after": "9"}), GOOD]
         with pytest.raises(StoreError):
             store.put("k", BODY)
         store.put("k", BODY)
