@@ -72,8 +72,9 @@ _STORM_S = (0.5, 3.0)
 #: What comes in storms.
 _STORMS = (Fault.REFUSE, Fault.BUSY, Fault.RESET)
 
-#: A key that names a fault gets it at so many requests, then goes through.
-_NAMED_TIMES = 2
+#: A key that names a fault gets it at so many requests, then goes through. The client itself sends a busy request
+#: three times before it says so.
+_NAMED_TIMES: Mapping[Fault, int] = dict.fromkeys(Fault, 2) | {Fault.BUSY: 4}
 
 #: Keys remembered for that [count].
 _NAMED_MAX_COUNT = 1000
@@ -137,7 +138,7 @@ class Schedule:
                 count = self._named[path] = self._named.pop(path, 0) + 1
                 while len(self._named) > _NAMED_MAX_COUNT:
                     self._named.popitem(last=False)
-                return fault if count <= _NAMED_TIMES else None
+                return fault if count <= _NAMED_TIMES[fault] else None
         return None
 
     def _turn(self, now_s: float) -> None:
