@@ -222,7 +222,10 @@ class Receiver:
         now_ns = time.time_ns()
         self._row.reject(error.reason)
         sample = self._samples.keep(received.frame, error.reason, now_ns)
-        origin = wire.origin(received.frame) if received.n_parts == 1 else None
+        # Bytes that are no msgpack were damaged on their way: what they say of their sender is not held against it.
+        # The node finds its frame missing and sends it again.
+        damaged = received.n_parts > 1 or error.reason == "msgpack"
+        origin = None if damaged else wire.origin(received.frame)
         self._book.note_rejected(Refused(now_ns, received.peer, len(received.frame), error, origin, sample))
         allowed, suppressed = self._log_limit.admit()
         if allowed:
