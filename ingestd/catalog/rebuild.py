@@ -165,6 +165,10 @@ def refill(
         if stop():
             break
         tell(report)
+        if npy is not None and _is_awaited(catalog, store, info, kind):
+            # Published a moment ago: its uploader writes the record, under the name of the entry.
+            report.stored += 1
+            continue
         entry = None if npy is None else _stored(catalog, store, info, npy, kind)
         if entry is None:
             report.unreadable += 1
@@ -202,6 +206,17 @@ def _metadata_objects(
         else:
             waiting[info.key] = info
     report.without_metadata += len(waiting)
+
+
+def _is_awaited(catalog: Catalog, store: ObjectStore, info: ObjectInfo, kind: KeyKind) -> bool:
+    """Whether an accepted row waits for the record of this pair. Asked first: rows only go from there to stored."""
+    if not catalog.is_awaited(kind.identity):
+        return False
+    try:
+        document = metadata.decode(store.get(info.key, metadata.MAX_DOCUMENT_BYTES) or b"")
+    except StoreCorrupt:
+        return False
+    return catalog.is_awaited(kind.identity, document.get("timestamp_ns"))
 
 
 def _stored(

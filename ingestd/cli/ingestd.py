@@ -19,7 +19,7 @@ from rich.text import Text
 
 from ingestd import __version__
 from ingestd.config import Settings, load
-from ingestd.errors import ConfigError, IngestdError, UsageError
+from ingestd.errors import ConfigError, ExitCode, IngestdError, UsageError
 
 __all__ = ["main"]
 
@@ -213,6 +213,38 @@ def requeue(
     for name in requeued:
         print(name)
     _say(f"ingestd: {len(requeued)} requeued")
+
+
+@app.command()
+def verify(
+    *,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="T", help="Only what was stored at T or later: ISO 8601 UTC, or ns since 1970."),
+    ] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Put back what is missing or differs.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Read the bytes of every object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
+    config: ConfigFile = None,
+    assignments: Overrides = None,
+) -> None:
+    """Hold what the catalog says is stored to the store; prints every object that is missing or differs."""
+    from ingestd.cli.verify import render, since_ns  # noqa: PLC0415 - see run
+    from ingestd.roles import verification  # noqa: PLC0415 - see run
+
+    begin_ns = since_ns(since)
+    settings = _load(config, assignments)
+    with _progress() as say:
+        report = verification.verify(
+            settings,
+            since_ns=begin_ns,
+            deep=deep,
+            repair=repair,
+            tell=lambda checked: print(render(checked, as_json=as_json)),
+            progress=lambda found: say(f"{found.checked} of {found.of} pairs checked"),
+        )
+    _say(f"ingestd: {report.line()}")
+    raise typer.Exit(int(ExitCode.FAILURE if report.left else ExitCode.OK))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

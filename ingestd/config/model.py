@@ -21,6 +21,7 @@ from ingestd.config.sections import (
     LogSettings,
     MinioSettings,
     QuerySettings,
+    ScrubSettings,
     SecuritySettings,
     SessionSettings,
     SpoolSettings,
@@ -57,6 +58,7 @@ class Settings(Section):
     uploader: UploaderSettings = UploaderSettings()
     log: LogSettings = LogSettings()
     session: SessionSettings = SessionSettings()
+    scrub: ScrubSettings = ScrubSettings()
     security: SecuritySettings = SecuritySettings()
     nodes: tuple[NodeSettings, ...] = Field(
         default=(),

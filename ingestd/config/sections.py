@@ -32,6 +32,7 @@ __all__ = [
     "LogSettings",
     "MinioSettings",
     "QuerySettings",
+    "ScrubSettings",
     "SecuritySettings",
     "SessionSettings",
     "SpoolSettings",
@@ -212,6 +213,17 @@ class SessionSettings(Section):
         gt=0,
         le=31_622_400,
         description="a session with `expected` receivers is given up this long after its last acceptance [s]",
+    )
+
+
+class ScrubSettings(Section):
+    """What is stored, looked at again and again; health shows the progress."""
+
+    pairs_per_s: Number = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="stored measurements looked at in a second, at most; 0 = off [1/s]",
     )
 
 

@@ -74,9 +74,11 @@ class Monitor:
         self._history: deque[Counts] = deque(maxlen=_N_SAMPLES)
         #: Counters for the life of the state directory, once they are known; written by the catalog's thread.
         self.total: Mapping[str, Any] | None = None
+        #: Progress of the scrub, None where it is off; written by its thread.
+        self.scrub: Mapping[str, Any] | None = None
         self._snapshot = Kept(self._take)
         self._health: Kept[Mapping[str, Any]] = Kept(
-            lambda: health.document(self._past(), self.snapshot(), self._settings)
+            lambda: {**health.document(self._past(), self.snapshot(), self._settings), "scrub": self.scrub}
         )
         self._stats: Kept[Mapping[str, Any]] = Kept(
             lambda: stats.document(self._past(), self.snapshot(), HISTOGRAM_BOUNDS_S, self.total)

@@ -2,7 +2,7 @@
 
 The main thread answers from memory alone (`ping health stats config version help`), so that they come in milliseconds
 while the store is down or an fsync hangs. What needs the catalog goes to a thread of its own (`lookup`), HTTP to
-another (`http`).
+another (`http`), and the scrub, where it is on, has its own, too (`scrub`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ingestd.roles.lookup import Lookups, start_lookups
 from ingestd.roles.memory import bound_address_space, memory_bytes
 from ingestd.roles.monitor import SAMPLE_S, Monitor, daemon_started_ns
 from ingestd.roles.query_socket import QuerySocket, Question, open_query_socket
+from ingestd.roles.scrub import start_scrub
 from ingestd.roles.status import Phase, Slot
 from ingestd.storage.port import ObjectStore
 
@@ -242,10 +243,15 @@ def open_responder(
     monitor = Monitor(context.status, settings, daemon_started_ns(context.status))
     monitor.sample()
     answers = CatalogAnswers(settings, monitor, open_catalog, open_store)
+
+    def show_scrub(progress: Mapping[str, Any]) -> None:
+        monitor.scrub = progress
+
     with (
         open_query_socket(settings.query.endpoint) as socket,
         serve_http(settings.http.endpoint, monitor),
         start_lookups(answers.answer, answers.refresh_totals, answers.interrupt) as lookups,
+        start_scrub(settings, open_catalog, open_store, show_scrub),
     ):
         yield Responder(context, socket, monitor, lookups, resident_bytes)
     # A thread that hangs in the disk still uses it, and the process ends anyway.

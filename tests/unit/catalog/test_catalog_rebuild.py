@@ -125,3 +125,50 @@ def test_young_rows_are_left_alone(catalog, layout):
     name = str(EntryName(NOW_NS + 100, 1, 0))
     accept(catalog, name, noise("t"))
     assert mark_lost(catalog, MemoryStore(), lambda _name: False, NOW_NS) == []
+
+
+def test_a_pair_whose_entry_is_on_its_way_is_left_to_its_uploader(catalog, layout):
+    store, one = MemoryStore(), noise("t", 1)
+    name = spool(layout, 1, one)
+    accept(catalog, name, one)
+    put(store, one)
+    assert refill(catalog, store, RebuildReport()).stored == 1
+    assert catalog.measurement("t", 1)["state"] == "accepted"
+    assert catalog.measurement("t", 1)["entry"] == name
+    assert catalog.totals()["stored"] == 0
+
+
+def test_a_pair_with_another_stamp_than_the_entry_on_its_way_gets_its_row(catalog, layout):
+    store, waiting = MemoryStore(), noise("t", 1, seed=1)
+    name = spool(layout, 1, waiting)
+    accept(catalog, name, waiting)
+    put(store, noise("t", 1))
+    assert refill(catalog, store, RebuildReport()).stored == 1
+    assert catalog.totals()["stored"] == 1
+    states = [row["state"] for row in catalog.measurements({"task_id": "t"}, 10)["measurements"]]
+    assert sorted(states) == ["accepted", "stored"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"timestamp_ns": 1.5}', b"{}" + b" " * 2**21])
+def test_a_metadata_object_that_is_none_is_unreadable_though_its_identity_is_awaited(
+    catalog, layout, content
+):
+    store, one = MemoryStore(), noise("t", 1)
+    accept(catalog, spool(layout, 1, one), one)
+    put(store, one)
+    store.put("sessions/t/websdr_1_metadata.json", Body((content,), crc32c(content)))
+    report = refill(catalog, store, RebuildReport())
+    assert (report.stored, report.unreadable) == (0, 1)
+    assert catalog.measurement("t", 1)["state"] == "accepted"
+
+
+def test_an_entry_that_is_stored_already_is_not_on_its_way(catalog, layout):
+    store, one = MemoryStore(), noise("t", 1)
+    name = spool(layout, 1, one)
+    accept(catalog, name, one)
+    put(store, one)
+    refill(catalog, store, RebuildReport())
+    assert mark_lost(catalog, store, lambda _name: False, 2**62) == []
+    assert refill(catalog, store, RebuildReport()).stored == 1
+    assert catalog.totals()["stored"] == 1
+    assert catalog.measurement("t", 1)["entry"] == name

@@ -55,6 +55,7 @@ VALUES = {
     "log.level": ("DEBUG", "debug"),
     "log.format": ("json", "json"),
     "session.timeout_s": ("5", 5.0),
+    "scrub.pairs_per_s": ("2.5", 2.5),
     "nodes": ('[{"name": "a"}]', 1),
 }
 COMPANIONS = {"MINIO_URL": "a:1", "MINIO_ACCESS_KEY": "b", "MINIO_SECRET_KEY": "c"}
