@@ -132,8 +132,7 @@ class SpoolWriter:
             raise kind(f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror or error}") from error
         accepted, self._staged = self._staged, []
         for entry in accepted:
-            os.close(entry.fd)
-            entry.fd = -1
+            _close(entry)
         return accepted
 
     def abandon(self) -> None:
@@ -156,7 +155,8 @@ class SpoolWriter:
                     raise OSError(errno.EIO, "write made no progress")  # noqa: TRY301 - the descriptor is closed below
                 rest = rest[n_bytes:]
         except BaseException:
-            os.close(fd)
+            with contextlib.suppress(OSError):
+                os.close(fd)
             self._unlink(entry)
             raise
         return fd
@@ -190,9 +190,7 @@ class SpoolWriter:
             sync_directory(self._layout.new)
 
     def _discard(self, entry: StagedEntry) -> None:
-        if entry.fd >= 0:
-            os.close(entry.fd)
-            entry.fd = -1
+        _close(entry)
         self._unlink(entry)
 
     def _unlink(self, entry: StagedEntry) -> None:
@@ -210,3 +208,11 @@ class SpoolWriter:
             self._discard(entry)
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self._layout.new, str(entry.name)))
+
+
+def _close(entry: StagedEntry) -> None:
+    """Its bytes are synced, or the file is given up: an error of close says nothing about either, and frees the fd."""
+    fd, entry.fd = entry.fd, -1
+    if fd >= 0:
+        with contextlib.suppress(OSError):
+            os.close(fd)

@@ -181,3 +181,22 @@ def test_entry_names_read_back():
     name = EntryName(1_700_000_000_123_456_789, 42, 0xDEADBEEF)
     assert str(name) == "01700000000123456789-00000042-deadbeef.v1"
     assert EntryName.parse(str(name)) == name
+
+
+def test_an_error_of_close_undoes_no_acceptance(layout, monkeypatch):
+    """Some network file systems tell of a full disk at close; these bytes are synced already."""
+    real = os.close
+
+    def close(fd):
+        real(fd)
+        raise OSError(errno.EIO, "close")
+
+    # Without syncs, so that the entry's own descriptor is the only one that is closed.
+    writer = writer_for(layout, durability="process")
+    stage(writer, b"a")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close)
+        accepted = writer.commit()
+    assert names_in(layout.new) == [str(entry.name) for entry in accepted]
+    assert len(accepted) == 1
+    assert writer.staged == []
