@@ -178,9 +178,7 @@ class SpoolWriter:
                 self._discard(entry)
                 if attempt == 2 or is_full(error):
                     raise
-                # A new file needs a new name: an unlinked inode with lost pages must not come back under it.
-                self._counter = (self._counter + 1) % 10**8
-                entry.name = entry.name._replace(counter=self._counter)
+                self._name_anew(entry)
 
     def _publish(self) -> None:
         for entry in self._staged:
@@ -208,6 +206,12 @@ class SpoolWriter:
             self._discard(entry)
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self._layout.new, str(entry.name)))
+            self._name_anew(entry)
+
+    def _name_anew(self, entry: StagedEntry) -> None:
+        """A new file needs a new name: the old one may still be there, with lost pages, where it cannot be removed."""
+        self._counter = (self._counter + 1) % 10**8
+        entry.name = entry.name._replace(counter=self._counter)
 
 
 def _close(entry: StagedEntry) -> None:
