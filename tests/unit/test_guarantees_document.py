@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ingestd.testing.torture.report import markdown, read
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 NAMED = re.findall(r"tests/[\w/]+\.py(?:::\w+)+", (ROOT / "docs" / "guarantees.md").read_text())
@@ -30,3 +32,26 @@ def test_every_link_to_a_file_leads_somewhere(document):
     for target in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
         if not target.startswith(("http://", "https://")):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+RESULTS = ROOT / "docs" / "results" / "torture.json"
+GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text()
+
+
+def test_the_table_of_torture_is_what_its_results_add_up_to():
+    assert markdown(read(RESULTS)) in GUARANTEES
+
+
+def test_every_round_of_torture_on_record_was_clean():
+    assert all(one.clean for one in read(RESULTS))
+
+
+def test_every_failure_of_the_list_has_its_line():
+    told = re.findall(r"^\| (F\d+) \|", GUARANTEES, re.MULTILINE)
+    # F21 and F25 do not exist.
+    assert told == [f"F{number}" for number in range(1, 34) if number not in (21, 25)]
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\| F\d+ \|.*$", GUARANTEES, re.MULTILINE))
+def test_a_line_of_the_list_names_its_test_or_says_that_it_has_none(line):
+    assert re.search(r"tests/[\w/]+\.py::\w+", line) or "| not shown yet |" in line, line

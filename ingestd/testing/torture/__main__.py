@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ingestd.testing.minio_server import find_minio
-from ingestd.testing.torture.report import Round, append, read, table
+from ingestd.testing.torture.report import Round, append, markdown, read, table
 from ingestd.testing.torture.rounds import RoundPlan, run_round
 
 
@@ -30,6 +30,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="append the results to FILE")
     parser.add_argument("--keep", metavar="DIR", help="keep everything of a round that went wrong in DIR")
     parser.add_argument("--show", action="store_true", help="only print the table of --json FILE")
+    parser.add_argument("--markdown", action="store_true", help="print that as docs/guarantees.md shows it")
     return parser.parse_args()
 
 
@@ -85,6 +86,9 @@ def main() -> int:
     # The way out of every `with` block is what ends the daemon, the store and the nodes.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     console = Console()
+    if given.markdown:
+        sys.stdout.write(markdown(read(given.json)))
+        return 0
     if given.show:
         rounds = read(given.json)
         console.print(table(rounds, "torture, all rounds so far"))

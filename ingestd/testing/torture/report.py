@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from rich.table import Table
 
-__all__ = ["Round", "append", "quantile", "read", "table"]
+__all__ = ["Round", "append", "markdown", "quantile", "read", "table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,12 @@ def table(rounds: Sequence[Round], title: str) -> Table:
     for name, value in _rows(rounds):
         out.add_row(name, value)
     return out
+
+
+def markdown(rounds: Sequence[Round]) -> str:
+    """The same as a table of a document, whose test holds it to the results."""
+    lines = [f"| {name.strip()} | {value} |" for name, value in _rows(rounds)]
+    return "\n".join(["| figure | value |", "|---|---|", *lines]) + "\n"
 
 
 def _rows(rounds: Sequence[Round]) -> list[tuple[str, str]]:
