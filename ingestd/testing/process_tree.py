@@ -34,10 +34,18 @@ def cpu_s(pid: int) -> float:
     return total / _TICKS_PER_S
 
 
-def resident_bytes(pid: int) -> int:
-    """Memory of the tree [bytes], with what processes share counted once (proportional set size)."""
+def resident_bytes(pid: int, *, alone: bool = False) -> int:
+    """Memory of the tree [bytes], with what processes share counted once (proportional set size).
+
+    Parameters
+    ----------
+    pid
+        Its root.
+    alone
+        Only the root: where its children are other matters, as a server that a test session keeps.
+    """
     total = 0
-    for one in tree(pid):
+    for one in [pid] if alone else tree(pid):
         with contextlib.suppress(OSError), open(f"/proc/{one}/smaps_rollup", encoding="ascii") as file:
             total += sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
     return total
