@@ -1,12 +1,13 @@
 """Documents hold: every test that docs/guarantees.md names exists, every link leads somewhere."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from ingestd.testing.torture.report import markdown, read
+from ingestd.testing.torture.report import markdown, quantile, read
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -55,3 +56,19 @@ def test_every_failure_of_the_list_has_its_line():
 @pytest.mark.parametrize("line", re.findall(r"^\| F\d+ \|.*$", GUARANTEES, re.MULTILINE))
 def test_a_line_of_the_list_names_its_test_or_says_that_it_has_none(line):
     assert re.search(r"tests/[\w/]+\.py::\w+", line) or "| not shown yet |" in line, line
+
+
+def test_the_figures_of_the_enumeration_are_those_of_its_results():
+    found = json.loads((ROOT / "docs" / "results" / "syscalls.json").read_text())
+    said = f"{found['points']} points, {found['cases']} cases, {found['violations']} violations"
+    assert said in GUARANTEES
+    assert (found["violations"], found["missed"]) == (0, [])
+
+
+def test_the_times_of_a_restart_are_those_of_its_results():
+    found = json.loads((ROOT / "docs" / "results" / "restarts.json").read_text())
+    receiver_ms, daemon_s = found["receiver_ms"], found["daemon_s"]
+    said = " ".join(GUARANTEES.split())
+    half = quantile(receiver_ms, 0.5)
+    assert f"{half:.0f} ms (median of {len(receiver_ms)}, longest {receiver_ms[-1]:.0f} ms;" in said
+    assert f"{quantile(daemon_s, 0.5):.2f} s (median of {len(daemon_s)})" in said
