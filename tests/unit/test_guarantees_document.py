@@ -72,3 +72,11 @@ def test_the_times_of_a_restart_are_those_of_its_results():
     half = quantile(receiver_ms, 0.5)
     assert f"{half:.0f} ms (median of {len(receiver_ms)}, longest {receiver_ms[-1]:.0f} ms;" in said
     assert f"{quantile(daemon_s, 0.5):.2f} s (median of {len(daemon_s)})" in said
+
+
+def test_the_figures_of_power_loss_are_those_of_its_results():
+    found = json.loads((ROOT / "docs" / "results" / "power-loss.json").read_text())
+    assert f"{found['states']} states checked, 0 violations" in " ".join(GUARANTEES.split())
+    assert found["states"] >= 100_000
+    assert not found["violations"]
+    assert all(found["controls"].values())
