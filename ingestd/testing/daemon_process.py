@@ -195,8 +195,11 @@ class DaemonProcess:
         ):
             return None
         try:
-            totals: dict[str, Any] = self.stats()["total"]
+            # None where the catalog was not read yet.
+            totals: dict[str, Any] | None = self.stats()["total"]
         except (Unavailable, QueryError):
+            return None
+        if totals is None:
             return None
         ends = ("stored", "duplicates", "superseded", "failed", "lost")
         balanced = totals["pending"] == 0 and totals["accepted"] == sum(totals[name] for name in ends)

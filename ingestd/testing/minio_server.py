@@ -141,7 +141,18 @@ class MinioServer:
     def pause(self) -> None:
         """Make the server hang: it keeps its connections and answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)
+        # The signal is only sent: on a busy machine a thread may still answer.
+        wait_until(lambda: _is_stopped(self.pid), 5.0, "the server to stand still")
 
     def resume(self) -> None:
         """Let a paused server go on."""
         os.kill(self.pid, signal.SIGCONT)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether every thread of a process stands still."""
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/task/{task}/stat", "rb") as file:
+            if file.read().rpartition(b")")[2].split()[0] not in (b"T", b"t"):
+                return False
+    return True
