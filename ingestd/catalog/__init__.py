@@ -4,7 +4,7 @@
 what goes in.
 """
 
-from ingestd.catalog.database import create, new_boot
+from ingestd.catalog.database import create
 from ingestd.catalog.reader import CatalogReader
 from ingestd.catalog.records import (
     AcceptedBatch,
@@ -28,5 +28,4 @@ __all__ = [
     "Rejection",
     "StoredEntry",
     "create",
-    "new_boot",
 ]

@@ -115,10 +115,16 @@ class CatalogConnection:
         """One transaction: all of it or nothing."""
         with self._lock, catalog_errors(self._path):
             connection = self._current()
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                # SQLite opens a file on a read-only disk for reading only, and such a connection never writes again,
+                # whatever becomes of the disk: the next write opens a new one.
+                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
+                    self._drop()
+                raise
             finally:
-                if connection.in_transaction:
+                if connection is self._connection and connection.in_transaction:
                     connection.execute("ROLLBACK")

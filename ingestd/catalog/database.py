@@ -9,15 +9,12 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from ingestd.catalog.schema import SCHEMA, VERSION
 from ingestd.errors import CatalogBusy, CatalogCorrupt, CatalogError, bounded
 
-if TYPE_CHECKING:
-    from ingestd.catalog.store import Catalog
-
-__all__ = ["catalog_errors", "connect", "create", "decoded", "new_boot", "trusting_rows"]
+__all__ = ["catalog_errors", "connect", "create", "decoded", "trusting_rows"]
 
 #: A broken catalog is kept for a look under this name, the newest one only.
 _ASIDE = "corrupt"
@@ -200,8 +197,3 @@ def _remove(path: str) -> None:
     for side in _SIDES:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path + side)
-
-
-def new_boot(catalog: Catalog) -> str:
-    """Draw a new `boot`: confirmations given before may go back."""
-    return catalog.draw_boot()

@@ -271,8 +271,17 @@ class CatalogReader(CatalogConnection):
         }
 
     @trusting_rows
-    def confirm(self, node: str, epoch: int) -> dict[str, Any]:
-        """What of one start of one node is accepted and stored; zeros where it was not seen yet."""
+    def confirm(self, node: str, epoch: int, start_id: int = 0) -> dict[str, Any]:
+        """What of one start of one node is accepted and stored; zeros where it was not seen yet.
+
+        Parameters
+        ----------
+        node, epoch
+            Whose.
+        start_id
+            64 random bits of this start of the daemon. `boot` is new with each (the catalog may have lost what a power
+            cut took), without a write, for which a full disk has no room; and whenever ledgers are lost.
+        """
         with self._read() as connection:
             kept = connection.execute(
                 "SELECT state FROM ledgers WHERE node = ? AND epoch = ?", (node, epoch)
@@ -285,7 +294,7 @@ class CatalogReader(CatalogConnection):
             boot = connection.execute("SELECT value FROM meta WHERE key = 'boot'").fetchone()["value"]
         reply = ledger.reply()
         reply["stored_upto"] = ledger.upto if waiting is None else min(ledger.upto, waiting)
-        return reply | {"boot": boot}
+        return reply | {"boot": f"{int(boot, 16) ^ start_id:016x}"}
 
 
 def _session_page(

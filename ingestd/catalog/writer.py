@@ -68,11 +68,6 @@ class _Weight:
 class CatalogWriter(CatalogConnection):
     """The writing half of the catalog."""
 
-    def draw_boot(self) -> str:
-        """Write and return a new random `boot`."""
-        with self._write() as connection:
-            return _draw_boot(connection)
-
     def record_accepted(self, batch: AcceptedBatch) -> None:
         """Record a group commit with everything that belongs to it."""
         with self._write() as connection:
@@ -244,10 +239,8 @@ def _place(identity: Identity) -> tuple[str, int, int]:
     return identity.task_id, identity.websdr_id, NO_CHUNK if identity.chunk is None else identity.chunk
 
 
-def _draw_boot(connection: sqlite3.Connection) -> str:
-    boot = secrets.token_hex(8)
-    connection.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
-    return boot
+def _draw_boot(connection: sqlite3.Connection) -> None:
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (secrets.token_hex(8),))
 
 
 def _row(connection: sqlite3.Connection, name: str) -> sqlite3.Row | None:

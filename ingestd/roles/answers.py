@@ -42,6 +42,8 @@ class CatalogAnswers:
         Opens the catalog for reading, here in the thread: a module that takes long to load must not delay `health`.
     open_store
         Makes the client that signs URLs.
+    start_id
+        64 random bits of this start of the daemon.
     """
 
     def __init__(
@@ -50,11 +52,13 @@ class CatalogAnswers:
         monitor: Monitor,
         open_catalog: Callable[[Settings], Catalog],
         open_store: Callable[[Settings], ObjectStore],
+        start_id: int = 0,
     ) -> None:
         self._settings = settings
         self._monitor = monitor
         self._open_catalog = open_catalog
         self._open_store = open_store
+        self._start_id = start_id
         self._reader: Catalog | None = None
         # Between `interrupt` and the closing of the reader; never held while the disk is waited for by opening.
         self._lock = threading.Lock()
@@ -148,7 +152,7 @@ class CatalogAnswers:
 
     def _confirm(self, catalog: Catalog, args: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            **catalog.confirm(args["node"], args["epoch"]),
+            **catalog.confirm(args["node"], args["epoch"], self._start_id),
             "accepting": self._monitor.verdict().accepting,
             "credit_bytes": self._monitor.snapshot().spool.credit_bytes,
             "max_frame_bytes": self._settings.ingest.max_frame_bytes,

@@ -27,6 +27,8 @@ class RoleContext:
         Becomes readable (and stays so) when the role must stop; SIGTERM to the role does the same.
     doorbell_fds
         Receiver: the sending ends, one per uploader. Uploader: its own receiving end. Others: none.
+    start_id
+        64 random bits of this start of the daemon; the same for every role, however often it is started again.
     """
 
     name: str
@@ -34,6 +36,7 @@ class RoleContext:
     status: StatusBlock
     stop_fd: int
     doorbell_fds: tuple[int, ...] = ()
+    start_id: int = 0
 
     @property
     def row(self) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import structlog
 
 from ingestd import __version__, catalog, logs
 from ingestd.config import Settings
-from ingestd.errors import SpoolError
+from ingestd.errors import CatalogError, SpoolError
 from ingestd.roles import child
 from ingestd.roles.book import catalog_path
 from ingestd.roles.signals import signal_queue
@@ -21,6 +22,7 @@ from ingestd.roles.status import Phase, Slot, StatusBlock, StatusLayout
 from ingestd.roles.supervisor import RoleSpec, Supervisor
 from ingestd.roles.systemd import notify
 from ingestd.spool import SpoolLayout, SpoolLock
+from ingestd.storage.locks import IdentityLocks
 
 __all__ = ["run"]
 
@@ -61,6 +63,7 @@ def run(settings: Settings) -> int:
     with SpoolLock(layout):
         _recover(layout)
         _prepare_catalog(settings)
+        _prepare_locks(settings)
         log.info(
             "starting",
             version=__version__,
@@ -82,12 +85,24 @@ def _recover(layout: SpoolLayout) -> None:
 
 
 def _prepare_catalog(settings: Settings) -> None:
-    """Have a usable catalog with a new boot; a broken one is set aside and filled again by the auditor."""
+    """Have a usable catalog; a broken one is set aside and filled again by the auditor.
+
+    Where the disk lets nobody write, the daemon starts without: it drains what it holds, and the receiver makes the
+    catalog when it can.
+    """
     path = catalog_path(settings.state_directory)
-    if catalog.create(path):
-        log.info("catalog_created", path=path)
-    with catalog.Catalog.open(path) as opened:
-        catalog.new_boot(opened)
+    try:
+        if catalog.create(path):
+            log.info("catalog_created", path=path)
+    except CatalogError as error:
+        log.error("catalog_unusable", error=str(error))  # noqa: TRY400 - an expected error has no traceback
+
+
+def _prepare_locks(settings: Settings) -> None:
+    try:
+        IdentityLocks(os.path.join(settings.state_directory, "locks")).make()
+    except OSError as error:
+        log.warning("locks_not_made", error=str(error))
 
 
 def _supervise(settings: Settings, layout: SpoolLayout) -> int:
@@ -101,6 +116,7 @@ def _supervise(settings: Settings, layout: SpoolLayout) -> int:
         **{name: (bell.fileno(),) for name, (_, bell) in zip(uploaders, bells, strict=True)},
     }
     settings_text = settings.to_bytes().decode()
+    start_id = secrets.randbits(64)
     started: set[str] = set()
 
     def spawn(name: str, parcel: child.Parcel, stop_fd: int) -> subprocess.Popen[bytes]:
@@ -109,7 +125,7 @@ def _supervise(settings: Settings, layout: SpoolLayout) -> int:
         return child.spawn(name, parcel, stop_fd, armed=is_first)
 
     def spec(name: str) -> RoleSpec:
-        parcel = child.Parcel(settings_text, names, nodes, status.fd, fds.get(name, ()))
+        parcel = child.Parcel(settings_text, names, nodes, status.fd, fds.get(name, ()), start_id)
         is_uploader = name in uploaders
         return RoleSpec(
             name,

@@ -242,7 +242,7 @@ def open_responder(
     settings = context.settings
     monitor = Monitor(context.status, settings, daemon_started_ns(context.status))
     monitor.sample()
-    answers = CatalogAnswers(settings, monitor, open_catalog, open_store)
+    answers = CatalogAnswers(settings, monitor, open_catalog, open_store, context.start_id)
 
     def show_scrub(progress: Mapping[str, Any]) -> None:
         monitor.scrub = progress

@@ -78,6 +78,8 @@ class WorkSource:
         with self._lock:
             self._held.discard(claim.name)
             self._alone = False
+            # Not returned by a look that another thread took meanwhile: until now it was held.
+            self._abandoned = self._abandoned or claim.open
 
     def has_abandoned(self) -> None:
         """A disk error may have left an entry in claimed/ that nobody holds: return it before anything else."""

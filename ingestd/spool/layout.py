@@ -289,7 +289,14 @@ class SpoolLock:
     def _open_roles(self) -> int:
         path = os.path.join(self._layout.root, "roles.lock")
         with spool_errors(f"opening {path}"):
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            except OSError as error:
+                if error.errno != errno.EROFS:
+                    raise
+                # A role that starts again on a disk that became read-only says why nothing is accepted, and goes on
+                # when it can be written; flock itself writes nothing.
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def share(self) -> int:
         """Take the roles' shared lock for the life of this process; returns the descriptor that holds it."""

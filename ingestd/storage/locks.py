@@ -39,6 +39,18 @@ class IdentityLocks:
     def __init__(self, directory: str) -> None:
         self._directory = directory
 
+    def make(self) -> None:
+        """Make all files ahead: a disk without room or inodes has none for a lock, and must be drained all the same.
+
+        Raises
+        ------
+        OSError
+            There is no room for them now; each is tried again when it is needed.
+        """
+        os.makedirs(self._directory, exist_ok=True)
+        for number in range(_COUNT):
+            os.close(self._open(number))
+
     @contextlib.contextmanager
     def hold(self, identity: Identity) -> Iterator[None]:
         """Hold the lock of an identity for the length of a `with` block.
@@ -51,10 +63,7 @@ class IdentityLocks:
         number = zlib.crc32(repr(tuple(identity)).encode()) % _COUNT
         try:
             os.makedirs(self._directory, exist_ok=True)
-            # A file of its own for each holder: flock belongs to the open file, so threads exclude each other too.
-            fd = os.open(
-                os.path.join(self._directory, f"{number:02x}"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640
-            )
+            fd = self._open(number)
         except OSError as error:
             raise StoreBusy(f"lock of the identity in {self._directory}: {error.strerror}") from error
         try:
@@ -62,6 +71,14 @@ class IdentityLocks:
             yield
         finally:
             os.close(fd)
+
+    def _open(self, number: int) -> int:
+        """Descriptor of its own for each holder: flock belongs to the open file, so threads exclude each other too."""
+        path = os.path.join(self._directory, f"{number:02x}")
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
 
 def _wait(fd: int) -> None:

@@ -135,6 +135,20 @@ def test_a_killed_role_is_back_in_under_a_second(daemon, role):
     daemon.wait_stored(2)
 
 
+def test_boot_is_new_at_a_start_of_the_daemon_and_not_at_one_of_the_receiver(daemon):
+    def boot():
+        with daemon.client() as client:
+            return client.confirm("n", 1)["boot"]
+
+    first = boot()
+    restart_s(daemon, "receiver")
+    restart_s(daemon, "responder")
+    assert boot() == first
+    daemon.stop()
+    daemon.start()
+    assert boot() != first
+
+
 def test_seven_nodes_lose_nothing_while_uploaders_and_receiver_are_killed(daemon):
     """Every frame that a confirmed node sent is there once, with its bytes, and no metadata is without its .npy."""
     n_nodes, n_frames = 7, 200

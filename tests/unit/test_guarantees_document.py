@@ -74,6 +74,14 @@ def test_the_times_of_a_restart_are_those_of_its_results():
     assert f"{quantile(daemon_s, 0.5):.2f} s (median of {len(daemon_s)})" in said
 
 
+def test_the_figures_of_the_filled_disk_are_those_of_its_results():
+    found = json.loads((ROOT / "docs" / "results" / "fill-drain.json").read_text())
+    said = "{cycles} cycles, {frames} frames, {restarts} restarts, {lost} lost".format(**found)
+    assert said in " ".join(GUARANTEES.split())
+    assert found["cycles"] >= 500
+    assert (found["restarts"], found["lost"], found["surplus"]) == (0, 0, 0)
+
+
 def test_the_figures_of_power_loss_are_those_of_its_results():
     found = json.loads((ROOT / "docs" / "results" / "power-loss.json").read_text())
     assert f"{found['states']} states checked, 0 violations" in " ".join(GUARANTEES.split())

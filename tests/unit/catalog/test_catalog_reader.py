@@ -235,6 +235,12 @@ class TestConfirm:
         )
         assert reply["boot"] == catalog.boot()
 
+    def test_boot_is_another_at_another_start_of_the_daemon_and_the_same_within_one(self, catalog):
+        first, second = (catalog.confirm("n", 1, start_id)["boot"] for start_id in (2**64 - 1, 1))
+        assert first != second
+        assert len(first) == len(second) == 16
+        assert catalog.confirm("m", 1, 1)["boot"] == second
+
     def test_stored_upto_ends_at_the_first_that_waits(self, catalog):
         ledger = EpochLedger()
         for seq in range(4):

@@ -72,7 +72,7 @@ class FakeCatalog:
         self.query()
         return RECORD | {"task_id": task_id, "websdr_id": websdr_id, "chunk": chunk, "copies": [copy]}
 
-    def confirm(self, _node, _epoch):
+    def confirm(self, _node, _epoch, _start_id):
         self.query()
         data = json.loads(GOLDEN["confirm"]["reply"]["json"])["data"]
         return {key: data[key] for key in LEDGER}

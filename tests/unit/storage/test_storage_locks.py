@@ -42,6 +42,22 @@ def test_a_second_holder_waits_and_is_told_in_the_end(locks):
         pass
 
 
+def test_files_made_ahead_need_no_inode_and_no_writable_disk_when_held(locks, tmp_path, monkeypatch):
+    locks.make()
+    assert len(list((tmp_path / "made" / "when needed").iterdir())) == 256
+    wanted, really_open = [], module.os.open
+
+    def note(path, flags, *mode):
+        wanted.append(flags)
+        return really_open(path, flags, *mode)
+
+    monkeypatch.setattr(module.os, "open", note)
+    with locks.hold(ONE):
+        pass
+    assert wanted
+    assert not any(flags & (module.os.O_CREAT | module.os.O_RDWR | module.os.O_WRONLY) for flags in wanted)
+
+
 def test_it_is_let_go_when_the_holder_fails(locks):
     with contextlib.suppress(RuntimeError):
         with locks.hold(ONE):
