@@ -12,18 +12,15 @@ import json
 import os
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Self
+from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-from ingestd.formats import frame as wire
-from ingestd.testing.daemon_process import DaemonProcess, pusher
-from ingestd.testing.frames import noise
+from ingestd.testing.daemon_process import DaemonProcess
+from ingestd.testing.load import SteadyLoad
 from ingestd.testing.minio_server import MinioServer, find_minio
 from ingestd.testing.process_tree import cpu_s, resident_bytes
 from ingestd.testing.torture.prober import Prober
@@ -119,36 +116,6 @@ class OutageResult:
         return out
 
 
-class _Load:
-    """Frames at a rate from a thread, as a `with` block; plain PUSH, since nothing is killed here."""
-
-    def __init__(self, daemon: DaemonProcess, prefix: str, frames_per_s: float, n_samples: int) -> None:
-        self._endpoint = daemon.ingest_endpoint
-        self._prefix = prefix
-        self._gap_s = 1.0 / frames_per_s
-        self._template = noise("template", n_samples=n_samples)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"load-{prefix}", daemon=True)
-        self.sent_count = 0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._stop.set()
-        self._thread.join(_PATIENCE_S)
-
-    def _run(self) -> None:
-        due_s = time.monotonic()
-        with pusher(self._endpoint) as socket:
-            while not self._stop.wait(max(0.0, due_s - time.monotonic())):
-                due_s += self._gap_s
-                task_id = f"{self._prefix}-{self.sent_count:06d}"
-                socket.send(wire.encode(replace(self._template, task_id=task_id)))
-                self.sent_count += 1
-
-
 @dataclass(slots=True)
 class _Down:
     """What was seen while the store was down."""
@@ -185,7 +152,7 @@ def run(wanted: OutagePlan, minio_binary: str, directory: str, say: Callable[[st
         )
         with daemon:
             say(f"{wanted.clean_count} frames as fast as they go")
-            with _Load(daemon, "clean", 1e6, wanted.n_samples) as load:
+            with SteadyLoad(daemon, "clean", 1e6, wanted.n_samples) as load:
                 wait_until(lambda: load.sent_count >= wanted.clean_count, _PATIENCE_S, "the clean phase")
             clean_count = load.sent_count
             daemon.wait_stored(clean_count, _PATIENCE_S)
@@ -195,7 +162,7 @@ def run(wanted: OutagePlan, minio_binary: str, directory: str, say: Callable[[st
             say(f"store back, {down.backlog_count} entries wait; {wanted.new_per_s:g} new frames/s")
             minio.start()
             back_ns = time.time_ns()
-            with _Load(daemon, "new", wanted.new_per_s, wanted.n_samples) as load:
+            with SteadyLoad(daemon, "new", wanted.new_per_s, wanted.n_samples) as load:
                 daemon.wait_stored(clean_count + down.backlog_count, _PATIENCE_S)
             daemon.wait_settled(_PATIENCE_S)
             rows = list(_stored_rows(daemon))
@@ -205,7 +172,7 @@ def run(wanted: OutagePlan, minio_binary: str, directory: str, say: Callable[[st
 def _down(wanted: OutagePlan, daemon: DaemonProcess) -> _Down:
     lines_before, began_s = _line_count(daemon.log_path), time.monotonic()
     with (
-        _Load(daemon, "backlog", wanted.frames_per_s, wanted.n_samples) as load,
+        SteadyLoad(daemon, "backlog", wanted.frames_per_s, wanted.n_samples) as load,
         Prober(daemon.query_endpoint) as prober,
     ):
         # The first frames warm up what grows once: buffers, caches.

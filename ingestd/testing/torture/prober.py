@@ -34,6 +34,8 @@ class Prober:
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
         #: Of each answered question [ms].
         self.latencies_ms: list[float] = []
+        #: Questions without an answer in time.
+        self.unanswered_count = 0
         #: Longest time from one answer to the next [s].
         self.longest_gap_s = 0.0
 
@@ -55,6 +57,7 @@ class Prober:
                 try:
                     client.ping()
                 except IngestdError:
+                    self.unanswered_count += 1
                     continue
                 now_s = time.monotonic()
                 self.latencies_ms.append((now_s - asked_s) * 1e3)
