@@ -60,6 +60,8 @@ def configure(
     level: str,
     format: Literal["auto", "json", "console"] = "auto",  # noqa: A002 - the name of the setting
     stream: TextIO | None = None,
+    *,
+    for_good: bool = False,
 ) -> None:
     """Send all log events of this process to a stream; may be called again.
 
@@ -75,6 +77,9 @@ def configure(
         prefix where the stream is the journal's.
     stream
         Where to; stderr where it is left out.
+    for_good
+        Whether this is the last call in this process: a logger that may still change is put together anew for every
+        event, those under the level included, which is a tenth of what an uploader does.
     """
     stream = sys.stderr if stream is None else stream
     threshold = logging.getLevelNamesMapping()[level.upper()]
@@ -105,7 +110,7 @@ def configure(
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=for_good,
     )
 
 

@@ -7,10 +7,11 @@ transactions, so that at any moment accepted = stored + duplicates + superseded 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from ingestd.catalog.records import (
     StoredEntry,
 )
 from ingestd.catalog.schema import NO_CHUNK, NO_COPY, NO_STAMP_NS
+from ingestd.catalog.transaction import Transaction
 from ingestd.formats.confirmation import EpochLedger
 from ingestd.formats.measurement import Identity
 
@@ -52,7 +54,6 @@ _COLUMNS = (
     "stored_at_ns", "reason", "error", "document",
 )  # fmt: skip
 _INSERT = f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
-_UPDATE = f"UPDATE entries SET {', '.join(f'{c} = ?' for c in _COLUMNS[1:])} WHERE name = ?"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,17 @@ class _Weight:
 class CatalogWriter(CatalogConnection):
     """The writing half of the catalog."""
 
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[Transaction]:
+        """One transaction, and with it the totals."""
+        with self._write() as connection:
+            transaction = Transaction(connection)
+            yield transaction
+            transaction.write_totals()
+
     def record_accepted(self, batch: AcceptedBatch) -> None:
         """Record a group commit with everything that belongs to it."""
-        with self._write() as connection:
+        with self._change() as connection:
             for entry in batch.entries:
                 _accept(connection, entry)
             for ledger in batch.ledgers:
@@ -79,7 +88,7 @@ class CatalogWriter(CatalogConnection):
                 _see_node(connection, node)
             _keep_rejections(connection, batch.rejections)
             for key, value in batch.counters.items():
-                _count(connection, key, value)
+                connection.count(key, value)
             _trim(connection, batch)
 
     def record_stored(
@@ -106,16 +115,17 @@ class CatalogWriter(CatalogConnection):
         """
         duplicates: list[str] = []
         n_new = 0
-        with self._write() as connection:
+        with self._change() as connection:
             for entry in entries:
                 if _has_ended(connection, entry.name):
                     duplicates.append(entry.name)
                     continue
-                if _twin(connection, entry):
+                others = _others(connection, entry)
+                if any(row["content_crc"] == entry.content_crc for row in others):
                     _end(connection, entry.name, "duplicates")
                     duplicates.append(entry.name)
                     continue
-                if _holds_name(connection, entry):
+                if _takes_name(connection, entry, others):
                     n_new += _store(connection, entry)
                 else:
                     # Stored it was, and its bytes count, though another pair has the name by now.
@@ -123,7 +133,7 @@ class CatalogWriter(CatalogConnection):
                     n_new += 1
             if n_new:
                 for key, value in (counters or {}).items():
-                    _count(connection, key, value)
+                    connection.count(key, value)
         return duplicates
 
     def record_duplicate(self, name: str, counter: str = "duplicates") -> None:
@@ -136,17 +146,17 @@ class CatalogWriter(CatalogConnection):
         counter
             `duplicates`, or `superseded` for an older entry under the policy `overwrite`.
         """
-        with self._write() as connection:
+        with self._change() as connection:
             _end(connection, name, counter)
 
     def record_failed(self, entry: FailedEntry) -> None:
         """Record that an entry went to failed/."""
-        with self._write() as connection:
+        with self._change() as connection:
             _fail(connection, entry)
 
     def record_requeued(self, name: str) -> None:
         """Record that a failed entry waits again."""
-        with self._write() as connection:
+        with self._change() as connection:
             row = _row(connection, name)
             if row is not None and row["state"] in ("failed", "lost"):
                 _change(connection, row, state="accepted", reason=None, error=None)
@@ -154,7 +164,7 @@ class CatalogWriter(CatalogConnection):
     def record_lost(self, names: Iterable[str]) -> int:
         """Record entries that are neither in the spool nor in the store; returns how many were waiting."""
         n_lost = 0
-        with self._write() as connection:
+        with self._change() as connection:
             for name in names:
                 row = _row(connection, name)
                 if row is not None and row["state"] == "accepted":
@@ -225,7 +235,7 @@ class CatalogWriter(CatalogConnection):
 
     def mark(self, key: str, value: str) -> None:
         """Write one word of meta."""
-        with self._write() as connection:
+        with self._change() as connection:
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def marked(self, key: str) -> str | None:
@@ -239,21 +249,13 @@ def _place(identity: Identity) -> tuple[str, int, int]:
     return identity.task_id, identity.websdr_id, NO_CHUNK if identity.chunk is None else identity.chunk
 
 
-def _draw_boot(connection: sqlite3.Connection) -> None:
+def _draw_boot(connection: Transaction) -> None:
     connection.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (secrets.token_hex(8),))
 
 
-def _row(connection: sqlite3.Connection, name: str) -> sqlite3.Row | None:
+def _row(connection: Transaction | sqlite3.Connection, name: str) -> sqlite3.Row | None:
     found: sqlite3.Row | None = connection.execute("SELECT * FROM entries WHERE name = ?", (name,)).fetchone()
     return found
-
-
-def _count(connection: sqlite3.Connection, key: str, value: int) -> None:
-    if value:
-        connection.execute(
-            "INSERT INTO totals VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = value + excluded.value",
-            (key, value),
-        )
 
 
 def _values(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,34 +285,40 @@ def _weight(row: Mapping[str, Any] | sqlite3.Row) -> _Weight:
     return _Weight(row["task_id"], row["state"], row["copy"], row["size_bytes"] or 0)
 
 
-def _insert(connection: sqlite3.Connection, values: Mapping[str, Any]) -> None:
+def _insert(connection: Transaction, values: Mapping[str, Any]) -> None:
     row = _BLANK | dict(values)
     connection.execute(_INSERT, tuple(row[column] for column in _COLUMNS))
-    _count(connection, "accepted", 1)
-    _count(connection, _STATE_TOTAL[row["state"]], 1)
+    connection.count("accepted", 1)
+    connection.count(_STATE_TOTAL[row["state"]], 1)
     _weigh(connection, row, None, _weight(row))
 
 
-def _change(connection: sqlite3.Connection, row: sqlite3.Row, **changes: Any) -> None:
+def _change(connection: Transaction, row: sqlite3.Row, **changes: Any) -> None:
     """Change a row, and with it what totals and sessions say."""
     after = {column: row[column] for column in _COLUMNS} | changes
-    connection.execute(_UPDATE, (*(after[column] for column in _COLUMNS[1:]), row["name"]))
+    # Every index whose columns are named is written again, whether or not they differ.
+    changed = [column for column, value in changes.items() if value != row[column]]
+    if changed:
+        connection.execute(
+            f"UPDATE entries SET {', '.join([f'{column} = ?' for column in changed])} WHERE name = ?",  # noqa: S608 - our own names
+            (*[after[column] for column in changed], row["name"]),
+        )
     if row["state"] != after["state"]:
-        _count(connection, _STATE_TOTAL[row["state"]], -1)
-        _count(connection, _STATE_TOTAL[after["state"]], 1)
+        connection.count(_STATE_TOTAL[row["state"]], -1)
+        connection.count(_STATE_TOTAL[after["state"]], 1)
     _weigh(connection, after, _weight(row), _weight(after))
 
 
-def _remove(connection: sqlite3.Connection, row: sqlite3.Row, counter: str) -> None:
+def _remove(connection: Transaction, row: sqlite3.Row, counter: str) -> None:
     connection.execute("DELETE FROM entries WHERE name = ?", (row["name"],))
     _remember_end(connection, row["name"])
-    _count(connection, _STATE_TOTAL[row["state"]], -1)
-    _count(connection, counter, 1)
+    connection.count(_STATE_TOTAL[row["state"]], -1)
+    connection.count(counter, 1)
     _weigh(connection, row, _weight(row), None)
 
 
 def _weigh(
-    connection: sqlite3.Connection,
+    connection: Transaction,
     row: Mapping[str, Any] | sqlite3.Row,
     before: _Weight | None,
     after: _Weight | None,
@@ -357,7 +365,7 @@ def _weigh(
     )
 
 
-def _accept(connection: sqlite3.Connection, entry: AcceptedEntry) -> None:
+def _accept(connection: Transaction, entry: AcceptedEntry) -> None:
     row = _row(connection, entry.name)
     if row is not None:
         if not row["task_id"]:
@@ -374,7 +382,7 @@ def _accept(connection: sqlite3.Connection, entry: AcceptedEntry) -> None:
     _insert(connection, values)
 
 
-def _store(connection: sqlite3.Connection, entry: StoredEntry) -> bool:
+def _store(connection: Transaction, entry: StoredEntry) -> bool:
     """Write that a pair is stored; whether that is news."""
     values = _values(entry.document) | {
         "name": entry.name,
@@ -400,19 +408,7 @@ def _store(connection: sqlite3.Connection, entry: StoredEntry) -> bool:
     return True
 
 
-def _twin(connection: sqlite3.Connection, entry: StoredEntry) -> bool:
-    """Whether another entry is recorded with the same identity and content."""
-    document = entry.document
-    place = _place(Identity(document["task_id"], document["websdr_id"], document.get("chunk")))
-    found = connection.execute(
-        "SELECT 1 FROM entries WHERE task_id = ? AND websdr_id = ? AND chunk = ? AND state = 'stored'"
-        " AND content_crc = ? AND name != ?",
-        (*place, entry.content_crc, entry.name),
-    ).fetchone()
-    return found is not None
-
-
-def _see_snr(connection: sqlite3.Connection, values: Mapping[str, Any]) -> None:
+def _see_snr(connection: Transaction, values: Mapping[str, Any]) -> None:
     """Let a node's row show the newest figure; the registry may have given it another name than the frame."""
     name = values["node"] or f"websdr:{values['websdr_id']}"
     if not connection.execute(
@@ -423,17 +419,20 @@ def _see_snr(connection: sqlite3.Connection, values: Mapping[str, Any]) -> None:
         )
 
 
-def _holds_name(connection: sqlite3.Connection, entry: StoredEntry) -> bool:
+def _others(connection: Transaction, entry: StoredEntry) -> list[sqlite3.Row]:
+    """Rows of other entries that are stored under the same identity."""
+    document = entry.document
+    return connection.execute(
+        "SELECT * FROM entries WHERE task_id = ? AND websdr_id = ? AND chunk = ? AND state = 'stored' AND name != ?",
+        (*_place(Identity(document["task_id"], document["websdr_id"], document.get("chunk"))), entry.name),
+    ).fetchall()
+
+
+def _takes_name(connection: Transaction, entry: StoredEntry, others: Sequence[sqlite3.Row]) -> bool:
     """Whether a pair, if it is no kept conflict, was the last to be stored under its name; older ones are superseded."""
     if entry.copy is not None:
         return True
-    document = entry.document
-    place = _place(Identity(document["task_id"], document["websdr_id"], document.get("chunk")))
-    rows = connection.execute(
-        "SELECT * FROM entries WHERE task_id = ? AND websdr_id = ? AND chunk = ? AND copy = ? AND state = 'stored'"
-        " AND name != ?",
-        (*place, NO_COPY, entry.name),
-    ).fetchall()
+    rows = [row for row in others if row["copy"] == NO_COPY]
     if any(row["stored_at_ns"] > entry.stored_at_ns for row in rows):
         return False
     for row in rows:
@@ -441,7 +440,7 @@ def _holds_name(connection: sqlite3.Connection, entry: StoredEntry) -> bool:
     return True
 
 
-def _end(connection: sqlite3.Connection, name: str, counter: str) -> None:
+def _end(connection: Transaction, name: str, counter: str) -> None:
     if _has_ended(connection, name):
         return
     row = _row(connection, name)
@@ -452,21 +451,21 @@ def _end(connection: sqlite3.Connection, name: str, counter: str) -> None:
     else:
         _remember_end(connection, name)
         # The receiver has not recorded it yet: it counts as accepted here, and is skipped there.
-        _count(connection, "accepted", 1)
-        _count(connection, counter, 1)
+        connection.count("accepted", 1)
+        connection.count(counter, 1)
 
 
-def _remember_end(connection: sqlite3.Connection, name: str) -> None:
+def _remember_end(connection: Transaction, name: str) -> None:
     connection.execute(
         "INSERT OR IGNORE INTO ended VALUES (?, (SELECT coalesce(max(id), 0) + 1 FROM ended))", (name,)
     )
 
 
-def _has_ended(connection: sqlite3.Connection, name: str) -> bool:
+def _has_ended(connection: Transaction, name: str) -> bool:
     return connection.execute("SELECT 1 FROM ended WHERE name = ?", (name,)).fetchone() is not None
 
 
-def _fail(connection: sqlite3.Connection, entry: FailedEntry) -> None:
+def _fail(connection: Transaction, entry: FailedEntry) -> None:
     row = _row(connection, entry.name)
     changes = {"state": "failed", "reason": entry.reason, "error": entry.error}
     if row is not None:
@@ -484,14 +483,14 @@ def _fail(connection: sqlite3.Connection, entry: FailedEntry) -> None:
     )
 
 
-def _keep_ledger(connection: sqlite3.Connection, ledger: LedgerState) -> None:
+def _keep_ledger(connection: Transaction, ledger: LedgerState) -> None:
     connection.execute(
         "INSERT OR REPLACE INTO ledgers VALUES (?, ?, ?, (SELECT coalesce(max(updated), 0) + 1 FROM ledgers))",
         (ledger.node, ledger.epoch, json.dumps(ledger.state, separators=(",", ":"))),
     )
 
 
-def _see_node(connection: sqlite3.Connection, seen: NodeSeen) -> None:
+def _see_node(connection: Transaction, seen: NodeSeen) -> None:
     connection.execute(
         "INSERT INTO nodes (node, websdr_id, received, accepted, rejected, gaps, samples_lost, last_seen_ns, epoch, seq,"
         " lag_s) VALUES (?1, ?2, ?3, ?4, ?5, max(0, ?6), ?7, ?8, ?9, ?10, ?11) ON CONFLICT (node) DO UPDATE SET"
@@ -508,14 +507,14 @@ def _see_node(connection: sqlite3.Connection, seen: NodeSeen) -> None:
     )  # fmt: skip
 
 
-def _keep_rejections(connection: sqlite3.Connection, rejections: Sequence[Rejection]) -> None:
+def _keep_rejections(connection: Transaction, rejections: Sequence[Rejection]) -> None:
     connection.executemany(
         "INSERT INTO rejected (at_ns, peer, node, epoch, seq, reason, field, value, sample) VALUES (?,?,?,?,?,?,?,?,?)",
         [(r.at_ns, r.peer, r.node, r.epoch, r.seq, r.reason, r.field, r.value, r.sample) for r in rejections],
     )
 
 
-def _trim(connection: sqlite3.Connection, batch: AcceptedBatch) -> None:
+def _trim(connection: Transaction, batch: AcceptedBatch) -> None:
     """Keep everything that clients can make grow within its bounds."""
     if batch.rejections:
         connection.execute(

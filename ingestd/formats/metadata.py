@@ -46,6 +46,10 @@ KEYS: tuple[str, ...] = (
     "node", "epoch", "seq", "chunk", "sample_index", "expected", "extras", "format_version",
 )  # fmt: skip
 
+_LINE_END = "\n"
+_SEPARATOR = ",\n  "
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(_SEPARATOR, ": "))
+
 #: The three figures that the user's guide names in `metrics`.
 _NAMED_FIGURES = ("snr_db", "frequency_offset_hz", "power_dbm")
 _FIGURES = (
@@ -131,7 +135,30 @@ def encode(document: dict[str, Any]) -> bytes:
     The same document is the same bytes: keys keep their order, floats are written with the digits that read back to
     the bit.
     """
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2).encode() + b"\n"
+    parts: list[str] = []
+    plain: dict[str, Any] = {}
+    for key, value in document.items():
+        if not isinstance(value, dict | list):
+            plain[key] = value
+            continue
+        if plain:
+            parts.append(_plain_json(plain))
+            plain = {}
+        nested = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2)
+        # No line ends but those of the indentation: within strings they are escaped.
+        parts.append(f"{_quoted(key)}: {nested.replace(_LINE_END, _SEPARATOR[1:])}")
+    if plain:
+        parts.append(_plain_json(plain))
+    return f"{{\n  {_SEPARATOR.join(parts)}\n}}\n".encode() if parts else b"{}\n"
+
+
+def _plain_json(values: dict[str, Any]) -> str:
+    """Members of an object without nesting, one a line: the C encoder does this, and its indentation it does not."""
+    return _encoder.encode(values)[1:-1]
+
+
+def _quoted(key: str) -> str:
+    return json.dumps(key, ensure_ascii=False)
 
 
 def decode(encoded: bytes) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def main(argv: Sequence[str]) -> int:
 
     from ingestd import logs  # noqa: PLC0415 - after PDEATHSIG, as everything that takes time
 
-    logs.configure(name, settings.log.level, settings.log.format)
+    logs.configure(name, settings.log.level, settings.log.format, for_good=True)
     status = StatusBlock(parcel["status_fd"], StatusLayout(tuple(parcel["roles"]), tuple(parcel["nodes"])))
     context = RoleContext(name, settings, status, stop_fd, tuple(parcel["doorbell_fds"]), parcel["start_id"])
     context.row.set(Slot.PID, os.getpid())

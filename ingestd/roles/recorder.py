@@ -70,7 +70,7 @@ class Recorder:
         conflict = outcome.result in (PairResult.CONFLICT_STORED, PairResult.OVERWRITTEN)
         if conflict:
             log.warning("conflict", key=outcome.keys.npy, copy=outcome.copy, result=str(outcome.result))
-        log.info("entry_stored", entry=claim.name, key=outcome.keys.npy, size_bytes=pair.npy.size_bytes)
+        log.debug("entry_stored", entry=claim.name, key=outcome.keys.npy, size_bytes=pair.npy.size_bytes)
         counters = {"conflicts": int(conflict), "stored_bytes": pair.npy.size_bytes}
         duplicates: list[str] = []
         self._write(lambda opened: duplicates.extend(opened.record_stored([entry], counters)))

@@ -49,6 +49,8 @@ class WorkSource:
             doorbell.setblocking(False)
         self._offset = offset
         self._lock = threading.Lock()
+        # One thread listens, the others wait for their turn: a ring wakes one of them, not all.
+        self._listener = threading.Lock()
         self._arrivals: deque[str] = deque(maxlen=_ARRIVALS_MAX_COUNT)
         self._backlog: deque[str] = deque()
         self._listed_s = -LISTING_INTERVAL_S
@@ -64,14 +66,26 @@ class WorkSource:
         """Claim the next entry; None where there is none within `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
         while True:
-            with self._lock:
-                claim = self._next(time.monotonic())
+            claim = self._look()
             if claim is not None:
                 return claim
             rest_s = deadline_s - time.monotonic()
             if rest_s <= 0:
                 return None
-            self._listen(min(rest_s, IDLE_LISTING_S))
+            if not self._listener.acquire(timeout=rest_s):
+                return None
+            try:
+                # Whoever listened before may have left names behind.
+                claim = self._look()
+                if claim is not None:
+                    return claim
+                self._listen(max(0.0, min(deadline_s - time.monotonic(), IDLE_LISTING_S)))
+            finally:
+                self._listener.release()
+
+    def _look(self) -> Claim | None:
+        with self._lock:
+            return self._next(time.monotonic())
 
     def done(self, claim: Claim) -> None:
         """The claim that `take` returned is released, failed, given back or, by a disk error, none of these."""
@@ -97,7 +111,6 @@ class WorkSource:
         if self._doorbell is None:
             time.sleep(min(timeout_s, 0.05))
             return
-        # Threads wait on one socket; `_next` drains it, and whoever comes first gets the name.
         poll = select.poll()
         poll.register(self._doorbell, select.POLLIN)
         poll.poll(max(1, int(timeout_s * 1000)))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import google_crc32c
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ingestd.errors import StoreCorrupt
 from ingestd.formats import frame as wire
@@ -120,3 +122,26 @@ def test_content_crc_is_the_npys_checksum_continued_over_stamp_frequency_and_rat
     assert encode_pair(other)[0].content_crc != pair.content_crc
     crc = npy.encode(one).crc32c
     assert content_crc(crc, None, None, None) != content_crc(crc, 0, 0.0, 0.0)
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
+)
+
+
+@given(st.dictionaries(st.text(), VALUES, max_size=8))
+def test_every_document_is_written_as_the_standard_encoder_indents_it(document):
+    try:
+        plain = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2).encode() + b"\n"
+    except UnicodeEncodeError:
+        return
+    assert metadata.encode(document) == plain
+
+
+@pytest.mark.parametrize("value", [float("nan"), {"deep": [float("inf")]}])
+def test_what_is_not_json_is_no_document(value):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        metadata.encode({"x": value})

@@ -253,3 +253,16 @@ def test_a_good_reply_with_a_byte_changed_is_a_reply_or_a_store_error(at, value)
     except StoreError:
         return
     assert found is None or found.status >= 200
+
+
+@given(
+    st.sampled_from([b"ETag", b"Content-Length", b"x-amz-id-2"]),
+    st.binary(max_size=12) | st.text("abc \t:\x7f\x00é", max_size=8).map(lambda text: text.encode("latin-1")),
+    st.sampled_from([b": ", b":", b":\t", b":  "]),
+)
+def test_a_header_whose_name_is_known_is_read_as_any_other(name, value, colon):
+    module._any_header(name + b": x")
+    line = name + colon + value
+    known = module._known_header(line)
+    if known is not None:
+        assert known == module._any_header(line)
