@@ -108,7 +108,7 @@ def _root(
 
 @app.command()
 def run(config: ConfigFile = None, assignments: Overrides = None) -> None:
-    """Run the daemon until SIGTERM or Ctrl-C; a second signal kills."""
+    """Run the daemon until SIGTERM or Ctrl-C; a second signal kills, SIGHUP reloads the settings."""
     settings = _load(config, assignments)
     # Here and not above: the daemon knows every part, the other commands need few.
     import structlog  # noqa: PLC0415
@@ -121,7 +121,7 @@ def run(config: ConfigFile = None, assignments: Overrides = None) -> None:
     log = structlog.get_logger(__name__)
     for text in advice(settings):
         log.warning("config_advice", text=text)
-    raise typer.Exit(run_daemon(settings))
+    raise typer.Exit(run_daemon(settings, lambda: _load(config, assignments)))
 
 
 @app.command()

@@ -122,6 +122,9 @@ def is_down(case: Case, role: RoleState) -> bool:
     """Whether a role does not run, restarts apart."""
     if role.state == "running":
         return False
+    if role.state == "restarting":
+        # At a reload it ends what it was doing first.
+        return role.state_age_s > _DOWN_S
     return role.state in ("stopping", "stopped") or role.state_age_s > _RESTART_S or _is_looping(case, role)
 
 
@@ -268,7 +271,9 @@ def _fsync(case: Case) -> Iterator[Reason]:
 def _roles(case: Case) -> Iterator[Reason]:
     for role in case.now.roles:
         looping = _is_looping(case, role)
-        if not looping and not (role.state in ("starting", "backing_off") and role.state_age_s > _DOWN_S):
+        if not looping and not (
+            role.state in ("starting", "backing_off", "restarting") and role.state_age_s > _DOWN_S
+        ):
             continue
         since_ns = (
             case.rise(_restarts_of(case, role), RECENT_S)[1] if looping else case.ago_utc_ns(role.state_age_s)

@@ -96,6 +96,8 @@ def main(argv: Sequence[str]) -> int:
         parcel = json.load(file)
     _die_with_parent(parcel["parent_pid"])
     faulthandler.enable()
+    # Where a role hangs, the supervisor asks for its stacks; written by C code, whatever the interpreter is doing.
+    faulthandler.register(signal.SIGUSR1)
     stop_fd = parcel["stop_fd"]
     # Ctrl-C reaches the whole foreground group; only the supervisor decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -112,6 +114,7 @@ def main(argv: Sequence[str]) -> int:
     context = RoleContext(name, settings, status, stop_fd, tuple(parcel["doorbell_fds"]), parcel["start_id"])
     context.row.set(Slot.PID, os.getpid())
     context.row.set(Slot.STARTED_NS, time.monotonic_ns())
+    context.row.set(Slot.DISK_SINCE_NS, 0)
     context.row.phase(Phase.STARTING, time.monotonic_ns())
     return _run(name, context)
 

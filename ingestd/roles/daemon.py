@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import os
 import secrets
 import signal
@@ -17,10 +19,12 @@ from ingestd.config import Settings
 from ingestd.errors import CatalogError, SpoolError
 from ingestd.roles import child
 from ingestd.roles.book import catalog_path
+from ingestd.roles.current import Current
+from ingestd.roles.pulse import standstill
 from ingestd.roles.signals import signal_queue
 from ingestd.roles.status import Phase, Slot, StatusBlock, StatusLayout
 from ingestd.roles.supervisor import RoleSpec, Supervisor
-from ingestd.roles.systemd import notify
+from ingestd.roles.systemd import Service, watchdog_s
 from ingestd.spool import SpoolLayout, SpoolLock
 from ingestd.storage.locks import IdentityLocks
 
@@ -37,13 +41,15 @@ _STOP_RESPONDER_S = 1.5
 _CRASH_SIGNALS = frozenset({-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGILL, -signal.SIGFPE})
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, read_settings: Callable[[], Settings] | None = None) -> int:
     """Run the daemon until it is told to stop.
 
     Parameters
     ----------
     settings
         Validated.
+    read_settings
+        Reads them again, at SIGHUP; without it they stay as they are.
 
     Returns
     -------
@@ -58,10 +64,14 @@ def run(settings: Settings) -> int:
         The state directory cannot be made or put in order.
     """
     logs.configure("supervisor", settings.log.level, settings.log.format)
+    _show_stacks()
+    status = StatusBlock.create(_layout(settings))
+    service = Service(watchdog_s(os.environ, os.getpid()), on_hang=lambda name: _ask_for_stacks(status, name))
+    service.step("taking over the spool")
     layout = SpoolLayout(settings.state_directory)
     layout.make()
     with SpoolLock(layout):
-        _recover(layout)
+        _recover(layout, service)
         _prepare_catalog(settings)
         _prepare_locks(settings)
         log.info(
@@ -74,11 +84,23 @@ def run(settings: Settings) -> int:
             storage=settings.storage.kind,
             storage_origin=settings.storage_origin,
         )
-        return _supervise(settings, layout)
+        return _supervise(Current(settings, read_settings, status), layout, service)
 
 
-def _recover(layout: SpoolLayout) -> None:
-    report = layout.recover()
+def _show_stacks() -> None:
+    """Have the stacks of all threads written where a signal ends this process (SIGABRT of the watchdog), or SIGUSR1 asks."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
+
+
+def _ask_for_stacks(status: StatusBlock, name: str) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(status.watch[name].get(Slot.WATCH_PID), signal.SIGUSR1)
+
+
+def _recover(layout: SpoolLayout, service: Service) -> None:
+    report = layout.recover(lambda: service.step("putting the spool in order"))
+    service.step("putting the catalog in order")
     log.info("spool_recovered", discarded=report.discarded, returned=report.returned)
     for name in report.foreign:
         log.warning("spool_foreign_file", path=name)
@@ -105,31 +127,36 @@ def _prepare_locks(settings: Settings) -> None:
         log.warning("locks_not_made", error=str(error))
 
 
-def _supervise(settings: Settings, layout: SpoolLayout) -> int:
+def _layout(settings: Settings) -> StatusLayout:
     uploaders = tuple(f"uploader-{i}" for i in range(settings.uploader.count))
-    names = ("receiver", *uploaders, "responder")
-    nodes = tuple(node.name for node in settings.nodes)
-    status = StatusBlock.create(StatusLayout(names, nodes))
+    return StatusLayout(("receiver", *uploaders, "responder"), tuple(node.name for node in settings.nodes))
+
+
+def _supervise(current: Current, layout: SpoolLayout, service: Service) -> int:
+    status = current.status
+    names, nodes = status.layout.roles, status.layout.nodes
+    uploaders = tuple(name for name in names if name.startswith("uploader"))
     bells = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in uploaders]
     fds = {
         "receiver": tuple(sender.fileno() for sender, _ in bells),
         **{name: (bell.fileno(),) for name, (_, bell) in zip(uploaders, bells, strict=True)},
     }
-    settings_text = settings.to_bytes().decode()
     start_id = secrets.randbits(64)
     started: set[str] = set()
 
-    def spawn(name: str, parcel: child.Parcel, stop_fd: int) -> subprocess.Popen[bytes]:
+    def spawn(name: str, stop_fd: int) -> subprocess.Popen[bytes]:
+        if name in uploaders:
+            current.forget_other_store()
+        parcel = child.Parcel(current.text, names, nodes, status.fd, fds.get(name, ()), start_id)
         is_first = name not in started
         started.add(name)
         return child.spawn(name, parcel, stop_fd, armed=is_first)
 
     def spec(name: str) -> RoleSpec:
-        parcel = child.Parcel(settings_text, names, nodes, status.fd, fds.get(name, ()), start_id)
         is_uploader = name in uploaders
         return RoleSpec(
             name,
-            spawn=lambda stop_fd: spawn(name, parcel, stop_fd),
+            spawn=lambda stop_fd: spawn(name, stop_fd),
             ready=lambda pid: _ready(status, name, pid),
             watch=status.watch[name],
             on_death=_claims_returner(layout, status, name) if is_uploader else lambda _pid, _code: None,
@@ -137,12 +164,31 @@ def _supervise(settings: Settings, layout: SpoolLayout) -> int:
             stop_timeout_s=_stop_timeout_s(name, is_uploader=is_uploader),
         )
 
+    def reload() -> bool:
+        service.reloading()
+        return current.renew()
+
+    def announce() -> None:
+        service.ready(current.line())
+        log.info("ready", ingest=current.settings.ingest.endpoint, query=current.settings.query.endpoint)
+
+    def announce_reload(complete: bool) -> None:
+        service.ready(current.line())
+        log.info("reloaded", complete=complete)
+
+    def tick() -> None:
+        still = standstill(status, time.monotonic_ns(), service.patience_s)
+        service.tick(still, *current.state())
+
     with signal_queue([signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD]) as signals:
         supervisor = Supervisor(
             [spec(name) for name in names],
             signals,
-            on_ready=lambda: _announce(settings),
-            on_stopping=_say_stopping,
+            on_ready=announce,
+            on_tick=tick,
+            on_stopping=service.stopping,
+            on_reload=reload,
+            on_reloaded=announce_reload,
         )
         code = supervisor.run()
     log.info("stopped", code=code)
@@ -158,15 +204,6 @@ def _stop_timeout_s(name: str, *, is_uploader: bool) -> float:
 def _ready(status: StatusBlock, name: str, pid: int) -> bool:
     row = status.roles[name]
     return row.get(Slot.PID) == pid and row.get(Slot.PHASE) != Phase.STARTING
-
-
-def _announce(settings: Settings) -> None:
-    notify("READY=1", f"STATUS=accepting on {settings.ingest.endpoint}")
-    log.info("ready", ingest=settings.ingest.endpoint, query=settings.query.endpoint)
-
-
-def _say_stopping() -> None:
-    notify("STOPPING=1")
 
 
 def _claims_returner(layout: SpoolLayout, status: StatusBlock, name: str) -> Callable[[int, int], None]:

@@ -1,6 +1,7 @@
 """Life of a role as the supervisor sees it: a table of states, and when the next start is due. Pure.
 
-STARTING -> RUNNING -> (dies) BACKING_OFF -> STARTING ...; at the end STOPPING -> STOPPED.
+STARTING -> RUNNING -> (dies) BACKING_OFF -> STARTING ...; at a reload RESTARTING -> BACKING_OFF, due at once; at the end
+STOPPING -> STOPPED.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class RoleState(IntEnum):
     BACKING_OFF = 2
     STOPPING = 3
     STOPPED = 4
+    #: Asked to end, to be started again with other settings.
+    RESTARTING = 5
 
 
 class Event(Enum):
@@ -37,6 +40,8 @@ class Event(Enum):
     READY = auto()
     DIED = auto()
     STOP = auto()
+    #: Start again with other settings.
+    RENEW = auto()
 
 
 #: A missing pair is a mistake of the supervisor and raises KeyError.
@@ -44,10 +49,16 @@ TRANSITIONS: dict[tuple[RoleState, Event], RoleState] = {
     (RoleState.STARTING, Event.READY): RoleState.RUNNING,
     (RoleState.STARTING, Event.DIED): RoleState.BACKING_OFF,
     (RoleState.STARTING, Event.STOP): RoleState.STOPPING,
+    (RoleState.STARTING, Event.RENEW): RoleState.RESTARTING,
     (RoleState.RUNNING, Event.DIED): RoleState.BACKING_OFF,
     (RoleState.RUNNING, Event.STOP): RoleState.STOPPING,
+    (RoleState.RUNNING, Event.RENEW): RoleState.RESTARTING,
+    (RoleState.RESTARTING, Event.READY): RoleState.RESTARTING,
+    (RoleState.RESTARTING, Event.DIED): RoleState.BACKING_OFF,
+    (RoleState.RESTARTING, Event.STOP): RoleState.STOPPING,
     (RoleState.BACKING_OFF, Event.SPAWNED): RoleState.STARTING,
     (RoleState.BACKING_OFF, Event.STOP): RoleState.STOPPED,
+    (RoleState.BACKING_OFF, Event.RENEW): RoleState.BACKING_OFF,
     (RoleState.STOPPING, Event.READY): RoleState.STOPPING,
     (RoleState.STOPPING, Event.DIED): RoleState.STOPPED,
 }
@@ -68,8 +79,11 @@ class RoleLife:
 
     def apply(self, event: Event, now_s: float) -> RoleState:
         """Take one event at monotonic time `now_s`; returns the new state."""
-        self.state = TRANSITIONS[self.state, event]
-        if event is Event.DIED and self.state is RoleState.BACKING_OFF:
+        before, self.state = self.state, TRANSITIONS[self.state, event]
+        if before is RoleState.RESTARTING or event is Event.RENEW:
+            # It was asked to, so this is no death.
+            self.due_s = now_s
+        elif event is Event.DIED and self.state is RoleState.BACKING_OFF:
             self._deaths_s = [at for at in self._deaths_s if now_s - at < CRASH_LOOP_WINDOW_S] + [now_s]
             self.due_s = now_s + self._backoff_s()
             self.restarts += 1

@@ -124,7 +124,8 @@ class Receiver:
                 continue
             if any(source is inbox.socket or source == inbox.socket for source, _ in poller.poll(_POLL_MS)):
                 self._turn(inbox)
-            self._book.flush_if_due()
+            with self._row.at_disk():
+                self._book.flush_if_due()
             self._phase(Phase.IDLE)
         self._drain(inbox)
 
@@ -142,7 +143,8 @@ class Receiver:
     def _take(self, received: Received) -> bool:
         """Parse and stage one message; False where it does not fit now (then it is held)."""
         size_bytes = len(received.frame)
-        refusal = self._surveyor.refusal(self._writer.staged_bytes + size_bytes)
+        with self._row.at_disk():
+            refusal = self._surveyor.refusal(self._writer.staged_bytes + size_bytes)
         if refusal and not (self._max_entry_bytes and size_bytes > self._max_entry_bytes):
             self._held = received
             self._refuse(refusal)
@@ -221,7 +223,8 @@ class Receiver:
     def _reject(self, received: Received, error: FrameError) -> None:
         now_ns = time.time_ns()
         self._row.reject(error.reason)
-        sample = self._samples.keep(received.frame, error.reason, now_ns)
+        with self._row.at_disk():
+            sample = self._samples.keep(received.frame, error.reason, now_ns)
         # Bytes that are no msgpack were damaged on their way: what they say of their sender is not held against it.
         # The node finds its frame missing and sends it again.
         damaged = received.n_parts > 1 or error.reason == "msgpack"
@@ -247,7 +250,8 @@ class Receiver:
     def _retry(self) -> None:
         """While the spool refuses: look again whether the held frame and the staged group fit."""
         self._context.stopping(_REFUSED_PAUSE_S)
-        self._book.flush_if_due()
+        with self._row.at_disk():
+            self._book.flush_if_due()
         if self._writer.staged:
             self._commit()
             if self._writer.staged:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class Slot(IntEnum):
     PHASE_SINCE_NS = auto()
     PROGRESS_NS = auto()
     LOG_SUPPRESSED = auto()
+    #: Since when the main loop has been waiting for the disk outside of the phases that say so; 0 = it does not.
+    DISK_SINCE_NS = auto()
     # written by the supervisor into the watch row of each role
     WATCH_PID = auto()
     WATCH_STATE = auto()
@@ -199,6 +202,20 @@ class Row:
         self._words[Slot.PHASE_SINCE_NS] = now_ns
         self._words[Slot.PHASE] = phase
         self._words[Slot.PROGRESS_NS] = now_ns
+
+    def beat(self, now_ns: int) -> None:
+        """Say that the main loop has turned."""
+        self._words[Slot.PROGRESS_NS] = now_ns
+
+    @contextmanager
+    def at_disk(self) -> Iterator[None]:
+        """Say that the main loop waits for the disk, in which case no progress is no hang."""
+        self._words[Slot.DISK_SINCE_NS] = self._words[Slot.PROGRESS_NS] = time.monotonic_ns()
+        try:
+            yield
+        finally:
+            self._words[Slot.PROGRESS_NS] = time.monotonic_ns()
+            self._words[Slot.DISK_SINCE_NS] = 0
 
     @contextmanager
     def busy(self) -> Iterator[None]:

@@ -31,6 +31,10 @@ _READY_POLL_S = 0.02
 #: Longest sleep of the loop [s]: the state in the status block is never older.
 _TICK_S = 1.0
 
+#: A reload that has not brought every role back by then is over, and said to be unfinished [s]: twice what the stops
+#: and starts of all roles take at the longest.
+_RELOAD_S = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class RoleSpec:
@@ -61,7 +65,7 @@ class RoleSpec:
     stop_timeout_s: float = 3.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Role:
     spec: RoleSpec
     life: RoleLife
@@ -86,6 +90,10 @@ class Supervisor:
         Called at least once a second with nothing else to do.
     on_stopping
         Called when a stop begins.
+    on_reload
+        Called at SIGHUP; whether there are other settings, so that the roles are to be started again with them.
+    on_reloaded
+        Called when a reload is over; with whether every role runs again.
     """
 
     def __init__(
@@ -96,12 +104,20 @@ class Supervisor:
         on_ready: Callable[[], None] = lambda: None,
         on_tick: Callable[[], None] = lambda: None,
         on_stopping: Callable[[], None] = lambda: None,
+        on_reload: Callable[[], bool] = lambda: False,
+        on_reloaded: Callable[[bool], None] = lambda _complete: None,
     ) -> None:
         self._roles = [_Role(spec, RoleLife(spec.name)) for spec in specs]
         self._signals = signals
         self._on_ready = on_ready
         self._on_tick = on_tick
         self._on_stopping = on_stopping
+        self._on_reload = on_reload
+        self._on_reloaded = on_reloaded
+        #: Roles that are yet to be renewed; None = no reload is under way. Its last step waits until all run again.
+        self._to_renew: list[_Role] | None = None
+        self._renew_by_s = float("inf")
+        self._reload_again = False
         self._announced = False
         self._stopping = False
         self._killed = False
@@ -138,12 +154,14 @@ class Supervisor:
                 timeout_s = min(timeout_s, _READY_POLL_S)
             elif role.life.state is RoleState.BACKING_OFF:
                 timeout_s = min(timeout_s, role.life.due_s - now_s)
-            elif role.life.state is RoleState.STOPPING:
+            elif role.life.state in (RoleState.STOPPING, RoleState.RESTARTING):
                 timeout_s = min(timeout_s, role.stop_by_s - now_s)
         return max(0.0, timeout_s)
 
     def _take_signals(self) -> None:
         for number in self._signals.take():
+            if number == signal.SIGHUP:
+                self._reload_again = True
             if number not in (signal.SIGTERM, signal.SIGINT):
                 continue
             if self._stopping:
@@ -161,7 +179,7 @@ class Supervisor:
                 continue
             pid = role.popen.pid
             self._forget(role)
-            expected = role.life.state is RoleState.STOPPING
+            expected = role.life.state in (RoleState.STOPPING, RoleState.RESTARTING)
             state = self._apply(role, Event.DIED)
             if not expected:
                 log.error(
@@ -177,7 +195,8 @@ class Supervisor:
                 log.info("role_ready", role_name=role.spec.name, role_pid=role.popen.pid)
             if role.life.state is RoleState.BACKING_OFF and not self._stopping and now_s >= role.life.due_s:
                 self._spawn(role)
-            if role.life.state is RoleState.STOPPING and now_s >= role.stop_by_s and role.popen:
+            is_ending = role.life.state in (RoleState.STOPPING, RoleState.RESTARTING)
+            if is_ending and now_s >= role.stop_by_s and role.popen:
                 log.error(
                     "role_killed",
                     role_name=role.spec.name,
@@ -186,12 +205,54 @@ class Supervisor:
                 )
                 role.popen.kill()
                 role.stop_by_s = float("inf")
-                self._killed = True
+                self._killed = self._killed or role.life.state is RoleState.STOPPING
         if self._stopping:
             self._stop_next()
-        elif not self._announced and all(role.life.state is RoleState.RUNNING for role in self._roles):
-            self._announced = True
-            self._on_ready()
+        elif not self._announced:
+            if self._all_run():
+                self._announced = True
+                self._on_ready()
+        elif self._to_renew is not None:
+            self._renew_next()
+        elif self._reload_again:
+            self._reload()
+
+    def _all_run(self) -> bool:
+        return all(role.life.state is RoleState.RUNNING for role in self._roles)
+
+    def _reload(self) -> None:
+        """Begin a reload; a signal that comes meanwhile begins another one after it."""
+        self._reload_again = False
+        if not self._on_reload():
+            self._on_reloaded(True)
+            return
+        self._to_renew = list(self._roles)
+        self._renew_by_s = time.monotonic() + _RELOAD_S
+        self._renew_next()
+
+    def _renew_next(self) -> None:
+        """Renew the next group, in the order of a stop, once every role that was renewed before runs again."""
+        waiting = self._to_renew or []
+        if time.monotonic() > self._renew_by_s:
+            log.error("reload_unfinished", after_s=_RELOAD_S)
+            # Those that are left must not go on with the settings of before.
+            self._renew(waiting)
+            self._to_renew = None
+            self._on_reloaded(False)
+        elif all(role.life.state is RoleState.RUNNING for role in self._roles if role not in waiting):
+            if not waiting:
+                self._to_renew = None
+                self._on_reloaded(True)
+                return
+            order = min(role.spec.stop_order for role in waiting)
+            self._renew([role for role in waiting if role.spec.stop_order == order])
+            self._to_renew = [role for role in waiting if role.spec.stop_order != order]
+
+    def _renew(self, roles: Sequence[_Role]) -> None:
+        for role in roles:
+            if self._apply(role, Event.RENEW) is RoleState.RESTARTING:
+                role.stop_by_s = time.monotonic() + role.spec.stop_timeout_s
+                ring(role.stop_fd)
 
     def _stop_next(self) -> None:
         """Ask the next group of roles to stop once every earlier group is gone."""
@@ -207,6 +268,7 @@ class Supervisor:
                 ring(role.stop_fd)
 
     def _spawn(self, role: _Role) -> None:
+        role.stop_by_s = float("inf")
         role.stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         role.popen = role.spec.spawn(role.stop_fd)
         role.pidfd = os.pidfd_open(role.popen.pid)

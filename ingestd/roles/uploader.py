@@ -7,6 +7,7 @@ processes share nothing but the spool.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import random
 import socket
@@ -34,6 +35,7 @@ from ingestd.roles.auditor import Auditor
 from ingestd.roles.breaker import Backoff, Breaker
 from ingestd.roles.context import RoleContext
 from ingestd.roles.memory import keep_freed_memory
+from ingestd.roles.pulse import DISK_PATIENCE_S
 from ingestd.roles.recorder import Recorder
 from ingestd.roles.source import WorkSource
 from ingestd.roles.status import Histogram, Phase, Row, Slot, Text
@@ -49,6 +51,11 @@ log = structlog.get_logger(__name__)
 
 #: With nothing to upload, the store is asked for a sign of life this often [s], so that health is true when idle.
 IDLE_CHECK_S = 10.0
+
+#: A request takes this long at the most [s], and longer for its body [bytes/s]; an upload makes this many, retries
+#: included [count].
+_REQUEST_S, _REQUEST_BYTES_PER_S = 30.0, 65536.0
+_MAX_REQUESTS = 10
 
 #: Longest wait in one place [s]: a stop is noticed within it.
 _WAIT_S = 0.5
@@ -183,6 +190,10 @@ class Uploader:
         self._stop = threading.Event()
         self._probed = False
         self._probing = threading.Lock()
+        self._checked_s = time.monotonic()
+        self._checking = threading.Lock()
+        #: When the turn of a thread is past every deadline [s, monotonic], by its identity.
+        self._due_s: dict[int, float] = {}
         self._tries: OrderedDict[str, int] = OrderedDict()
         self._tries_lock = threading.Lock()
         self._limit = RateLimit(per_s=0.1, burst=3, clock=time.monotonic)
@@ -199,14 +210,13 @@ class Uploader:
         # The supervisor moves an entry that killed its uploader to failed/, and leaves the catalog to us.
         self._recorder.found_failed(failed_files(self._layout))
         auditor = Auditor(self._context, self._layout, self._store, self._stop)
-        checked_s = time.monotonic()
+        # Nothing in this loop waits for the store: it is what tells the supervisor that this process makes progress.
         while not self._context.stopping(_WAIT_S):
-            self._recorder.flush()
-            if self._probed:
-                auditor.advance()
-            if time.monotonic() - checked_s > IDLE_CHECK_S and not self._row.get(Slot.BUSY_THREADS):
-                checked_s = time.monotonic()
-                self._check_when_idle()
+            with self._row.at_disk():
+                self._recorder.flush()
+                if self._probed:
+                    auditor.advance()
+            self._look_after_threads()
         self._finish(threads)
         auditor.join(1.0)
 
@@ -222,9 +232,23 @@ class Uploader:
             log.warning("uploads_cut_off", threads=n_late)
         self._recorder.flush()
 
+    def _look_after_threads(self) -> None:
+        """A thread whose turn is past every deadline hangs: end the process, as for a bug."""
+        late_s = time.monotonic() - min(self._due_s.values(), default=float("inf"))
+        if late_s > 0:
+            log.critical("upload_thread_hangs", late_s=round(late_s, 3))
+            faulthandler.dump_traceback()
+            os._exit(1)
+
+    def _allow(self, size_bytes: int) -> None:
+        """Give this thread's turn the time that disk and store may take for an entry of that size at the most."""
+        requests_s = _MAX_REQUESTS * (_REQUEST_S + size_bytes / _REQUEST_BYTES_PER_S)
+        self._due_s[threading.get_ident()] = time.monotonic() + DISK_PATIENCE_S + requests_s
+
     def _work(self) -> None:
         try:
             while not self._stop.is_set():
+                self._allow(0)
                 self._turn()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the entry must not be tried in this process again
             self._die(error)
@@ -254,6 +278,7 @@ class Uploader:
             self._ask_for_life()
             return
         try:
+            self._allow(claim.size_bytes)
             with self._row.busy(), claim:
                 self._upload(claim)
         except SpoolBroken as error:
@@ -294,14 +319,20 @@ class Uploader:
             return True
 
     def _ask_for_life(self) -> None:
-        """Nothing to upload: while the store fails, find out whether it still does; otherwise nothing to say."""
-        if self._gate.closed:
+        """Nothing to upload: find out whether a failing store still fails, and now and then whether a good one works."""
+        if self._gate.closed and not self._check_is_due():
             return
         self._check()
 
-    def _check_when_idle(self) -> None:
-        if self._probed and self._gate.closed:
-            self._check()
+    def _check_is_due(self) -> bool:
+        """Whether the store was left alone for long; one thread alone is told so."""
+        with self._checking:
+            is_due = time.monotonic() - self._checked_s > IDLE_CHECK_S and not self._row.get(
+                Slot.BUSY_THREADS
+            )
+            if is_due:
+                self._checked_s = time.monotonic()
+        return is_due
 
     def _check(self) -> None:
         try:

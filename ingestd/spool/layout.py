@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -114,21 +114,26 @@ class SpoolLayout:
             sync_directory(self.claimed)
             sync_directory(self.root)
 
-    def recover(self) -> RecoveryReport:
+    def recover(self, tell: Callable[[], None] = lambda: None) -> RecoveryReport:
         """Put the spool in order before any role starts: discard tmp/, give every claim back.
 
         Only the owner of the lock may call this. Suspects keep their count. Foreign files stay where they are.
+
+        Parameters
+        ----------
+        tell
+            Called after each file: a backlog of a hundred thousand takes its time on a slow disk.
         """
-        discarded = self.discard_unfinished()
+        discarded = self.discard_unfinished(tell)
         with spool_errors(f"recovering the spool in {self.root}"):
             faults.point("recover.discarded")
-            returned = sum(self._give_back(name) for name in sorted(os.listdir(self.claimed)))
+            returned = sum(self._give_back(name, tell) for name in sorted(os.listdir(self.claimed)))
             faults.point("recover.returned")
             sync_directory(self.new)
             faults.point("recover.synced")
             return RecoveryReport(discarded, returned, tuple(self._foreign()))
 
-    def discard_unfinished(self) -> int:
+    def discard_unfinished(self, tell: Callable[[], None] = lambda: None) -> int:
         """Remove what a dead receiver left in tmp/, which was never accepted; returns how many.
 
         Only where no receiver lives: the owner of the lock, or the receiver itself before it begins.
@@ -137,9 +142,10 @@ class SpoolLayout:
             unfinished = _files(self.tmp)
             for entry in unfinished:
                 os.unlink(entry.path)
+                tell()
         return len(unfinished)
 
-    def _give_back(self, name: str) -> int:
+    def _give_back(self, name: str, tell: Callable[[], None]) -> int:
         """Empty one directory under claimed/ into new/ (or, for a suspect that was taken alone, its rung)."""
         directory = os.path.join(self.claimed, name)
         if name.startswith("suspect-") or not os.path.isdir(directory) or os.path.islink(directory):
@@ -152,6 +158,7 @@ class SpoolLayout:
         for entry in entry_files(directory):
             os.rename(entry.path, os.path.join(target, entry.name))
             count += 1
+            tell()
         # A foreign file keeps its directory; that is shown by `foreign`, not an error.
         with contextlib.suppress(OSError):
             os.rmdir(directory)

@@ -228,14 +228,23 @@ def test_a_reader_that_goes_away_is_no_traceback():
 
 @pytest.mark.parametrize("code", [0, 1, 69, 75])
 def test_run_gives_the_settings_to_the_daemon_and_exits_with_its_code(code, ingestd, monkeypatch):
-    given = []
-    monkeypatch.setattr(daemon, "run", lambda settings: given.append(settings) or code)
+    given, sources = [], []
+
+    def run(settings, read_settings):
+        given.append(settings)
+        sources.append(read_settings)
+        return code
+
+    monkeypatch.setattr(daemon, "run", run)
     monkeypatch.setattr("ingestd.logs.configure", lambda *args: given.append(args))
     assert ingestd("run", "--set", "log.level=debug")[0] == code
     (role, level, form), settings = given
     assert (role, level, form) == ("supervisor", "debug", "auto")
     assert isinstance(settings, config.Settings)
     assert settings.log.level == "debug"
+    # What SIGHUP reads: all sources again, the command line included.
+    monkeypatch.setenv("INGESTD_UPLOADER__THREADS", "7")
+    assert (sources[0]().log.level, sources[0]().uploader.threads) == ("debug", 7)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,27 @@ def test_a_role_that_waits_for_its_restart_stops_at_once():
     assert life.apply(Event.STOP, 0.0) is RoleState.STOPPED
 
 
+def test_a_role_that_is_renewed_is_due_at_once_and_did_not_die():
+    life = RoleLife("receiver")
+    for now_s in (0.0, 1.0, 2.0, 3.0):
+        started(life, now_s)
+        assert life.apply(Event.RENEW, now_s) is RoleState.RESTARTING
+        assert life.apply(Event.DIED, now_s + 0.5) is RoleState.BACKING_OFF
+        assert life.due_s == now_s + 0.5
+    assert life.restarts == 0
+    assert not life.crash_looping
+
+
+def test_a_role_in_backoff_is_renewed_by_its_next_start_at_once():
+    life = RoleLife("receiver")
+    for now_s in (0.0, 0.1, 0.2):
+        started(life, now_s)
+        life.apply(Event.DIED, now_s)
+    assert life.due_s > 0.3
+    assert life.apply(Event.RENEW, 0.3) is RoleState.BACKING_OFF
+    assert life.due_s == 0.3
+
+
 def test_an_impossible_transition_is_an_error():
     with pytest.raises(KeyError):
         RoleLife("receiver").apply(Event.READY, 0.0)

@@ -1,5 +1,6 @@
 """The supervisor with toy children: restarts, backs off, stops in order, and ends what does not end itself."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -72,7 +73,7 @@ def supervise(toys, scenario, **hooks):
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with signal_queue([signal.SIGTERM, signal.SIGINT, signal.SIGCHLD]) as signals:
+    with signal_queue([signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD]) as signals:
         thread = threading.Thread(target=play)
         thread.start()
         code = Supervisor(toys.specs, signals, **hooks).run()
@@ -150,6 +151,84 @@ def test_a_second_signal_kills():
     began = time.monotonic()
     assert supervise(toys, scenario) == 1
     assert time.monotonic() - began < 5
+
+
+def hang_up_when(toys):
+    wait_until(lambda: all(toys.state(name) is RoleState.RUNNING for name in toys.spawned))
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
+def test_a_reload_renews_every_role_in_the_order_of_a_stop_and_counts_no_restart():
+    toys = Toys(
+        {"last": OBEYS, "first": OBEYS, "middle": OBEYS},
+        last={"stop_order": 2}, first={"stop_order": 0}, middle={"stop_order": 1},
+    )  # fmt: skip
+    over = []
+
+    def scenario():
+        hang_up_when(toys)
+        wait_until(lambda: over)
+
+    assert supervise(toys, scenario, on_reload=lambda: True, on_reloaded=over.append) == 0
+    assert over == [True]
+    assert [name for name, _, _ in toys.deaths][:3] == ["first", "middle", "last"]
+    assert all(len(pids) == 2 for pids in toys.spawned.values())
+    assert all(toys.restarts(name) == 0 for name in toys.spawned)
+
+
+def test_a_reload_without_other_settings_leaves_the_roles_alone():
+    toys, over = Toys({"a": OBEYS}), []
+
+    def scenario():
+        hang_up_when(toys)
+        wait_until(lambda: over)
+
+    supervise(toys, scenario, on_reload=lambda: False, on_reloaded=over.append)
+    assert over == [True]
+    assert len(toys.spawned["a"]) == 1
+
+
+def test_a_deaf_role_is_killed_by_a_reload():
+    toys, over = Toys({"a": DEAF}, a={"stop_timeout_s": 0.1}), []
+
+    def scenario():
+        hang_up_when(toys)
+        wait_until(lambda: over)
+
+    supervise(toys, scenario, on_reload=lambda: True, on_reloaded=over.append)
+    assert over == [True]
+    assert toys.deaths[0][2] == -signal.SIGKILL
+
+
+def test_a_reload_that_does_not_end_is_said_to_be_unfinished(monkeypatch):
+    monkeypatch.setattr("ingestd.roles.supervisor._RELOAD_S", 0.2)
+    toys, over = Toys({"a": OBEYS, "b": OBEYS}, b={"stop_order": 1}), []
+    program = {"is_broken": False}
+    spec = toys.specs[0]
+    toys.specs[0] = dataclasses.replace(spec, ready=lambda _pid: not program["is_broken"])
+
+    def scenario():
+        wait_until(lambda: all(toys.state(name) is RoleState.RUNNING for name in toys.spawned))
+        program["is_broken"] = True
+        os.kill(os.getpid(), signal.SIGHUP)
+        wait_until(lambda: over)
+        wait_until(lambda: len(toys.spawned["b"]) == 2)
+
+    supervise(toys, scenario, on_reload=lambda: True, on_reloaded=over.append)
+    assert over == [False]
+
+
+def test_a_stop_in_the_middle_of_a_reload_stops():
+    toys, begun = Toys({"a": DEAF}, a={"stop_timeout_s": 0.3}), []
+
+    def scenario():
+        hang_up_when(toys)
+        wait_until(lambda: begun)
+
+    began = time.monotonic()
+    supervise(toys, scenario, on_reload=lambda: begun.append(1) or True)
+    assert time.monotonic() - began < 5
+    assert toys.state("a") is RoleState.STOPPED
 
 
 def test_a_supervisor_that_fails_leaves_no_orphan():

@@ -152,6 +152,15 @@ def test_deaths_that_do_not_count_never_fail_an_entry(layout):
         assert layout.return_claims("uploader-0", counts=False) == (1, [])
 
 
+def test_recovery_tells_of_every_file_so_that_a_long_one_can_ask_for_time(layout):
+    for name in accept(layout, b"one", b"two"):
+        assert Claims(layout, "uploader-0").take(name) is not None
+    Path(layout.tmp, "unfinished").write_bytes(b"x")
+    told = []
+    layout.recover(lambda: told.append(1))
+    assert len(told) == 3
+
+
 def test_recovery_discards_tmp_gives_claims_back_and_leaves_foreign_files_alone(layout):
     names = accept(layout, b"a", b"b", b"c")
     claims = Claims(layout, "uploader-0")
