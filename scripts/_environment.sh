@@ -62,3 +62,14 @@ _build_minio() {
     chmod -R u+w "$scratch"
     rm -rf "$scratch"
 }
+
+# systemd_tools: systemd-analyze for the tests of the unit. It cannot be put into a virtual environment, so it comes from
+# the system, and only where this process may install it; elsewhere the tests say what is missing.
+systemd_tools() {
+    command -v systemd-analyze >/dev/null 2>&1 && return
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
+        echo "installing systemd for its systemd-analyze" >&2
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends systemd; } \
+            >/dev/null || echo "systemd could not be installed" >&2
+    fi
+}

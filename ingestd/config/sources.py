@@ -258,7 +258,7 @@ def _file_layer(config_file: str | None, environ: Mapping[str, str]) -> Layer:
         path, named_by = environ["INGESTD_CONFIG"], "$INGESTD_CONFIG"
     if path is None:
         # lexists: a dangling link there is a mistake, not an absent file.
-        if not os.path.lexists(DEFAULT_CONFIG_FILE):
+        if not _is_there(DEFAULT_CONFIG_FILE):
             return Layer()
         path, named_by = DEFAULT_CONFIG_FILE, "the default place"
     if not os.path.lexists(path):
@@ -280,6 +280,17 @@ def _file_layer(config_file: str | None, environ: Mapping[str, str]) -> Layer:
         {place: f"{shown}:{line}" for place, line in lines.items() if place[0:1] == ("nodes",) and place[1:]}
     )
     return layer
+
+
+def _is_there(path: str) -> bool:
+    """Whether a file, or a link to one, is there; not being allowed to know is an error, not an absence."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(f"config file {shown_path(path)}: {error.strerror}") from error
+    return True
 
 
 def _line(place: Place, lines: Mapping[Place, int]) -> int:

@@ -1,5 +1,6 @@
 """Five sources in a fixed order, and nothing in any of them is ignored in silence."""
 
+import errno
 import itertools
 import json
 import os
@@ -265,6 +266,16 @@ def test_a_file_in_the_current_directory_is_never_read(config_file, monkeypatch,
     (tmp_path / ".env").write_text("INGESTD_LOG__LEVEL=debug\n")
     monkeypatch.chdir(tmp_path)
     assert load(environ={}).log.level == "info"
+
+
+def test_a_default_place_that_cannot_be_looked_at_is_an_error_not_an_absence(monkeypatch):
+    # As with /etc/ingestd of root and mode 0700: the defaults would be taken in silence. Root itself is denied nothing.
+    def denied(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "lstat", denied)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        load(environ={})
 
 
 def test_the_default_place_is_the_documented_one():
