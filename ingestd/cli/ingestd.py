@@ -247,6 +247,26 @@ def verify(
     raise typer.Exit(int(ExitCode.FAILURE if report.left else ExitCode.OK))
 
 
+@app.command()
+def doctor(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
+    config: ConfigFile = None,
+    assignments: Overrides = None,
+) -> None:
+    """Look at everything that the daemon needs, and say what to do; exit 1 where something keeps it from working."""
+    settings = _load(config, assignments)
+    from ingestd.cli.doctor import render  # noqa: PLC0415 - see run
+    from ingestd.roles.doctor import Level, examine  # noqa: PLC0415 - see run
+
+    levels = []
+    for finding in examine(settings):
+        levels.append(finding.level)
+        print(render(finding, as_json=as_json), flush=True)
+    _say(f"ingestd: {levels.count(Level.PROBLEM)} problems, {levels.count(Level.WARNING)} warnings")
+    raise typer.Exit(int(ExitCode.FAILURE if Level.PROBLEM in levels else ExitCode.OK))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 

@@ -14,7 +14,7 @@ from ingestd.config import load, sources
 from ingestd.config.keys import KEYS
 from ingestd.config.types import MASK
 from ingestd.errors import SpoolLocked, StoreUnreachable
-from ingestd.roles import daemon, maintenance
+from ingestd.roles import daemon, doctor, maintenance
 
 SECRET = "s3cr3t-of-the-store"
 STORE = {"MINIO_URL": "http://store:9000", "MINIO_ACCESS_KEY": "access", "MINIO_SECRET_KEY": SECRET}
@@ -71,11 +71,11 @@ def test_the_module_is_the_same_command():
 def test_help_names_every_command_and_exit_code(ingestd):
     code, out, err = ingestd("--help")
     assert (code, err) == (0, "")
-    for word in ("run", "check-config", "config", "rebuild-catalog", "requeue", "78 configuration"):
+    for word in ("run", "check-config", "config", "rebuild-catalog", "requeue", "doctor", "78 configuration"):
         assert word in " ".join(out.split())
 
 
-@pytest.mark.parametrize("command", ["run", "check-config", "rebuild-catalog", "requeue"])
+@pytest.mark.parametrize("command", ["run", "check-config", "rebuild-catalog", "requeue", "doctor"])
 def test_every_command_that_reads_settings_takes_a_config_file_and_single_settings(command, ingestd):
     code, out, _ = ingestd(command, "--help")
     assert code == 0
@@ -184,7 +184,8 @@ WRONG_SETTINGS = [
 
 
 @pytest.mark.parametrize(
-    "command", [["run"], ["check-config"], ["config", "show"], ["rebuild-catalog"], ["requeue", "--all"]]
+    "command",
+    [["run"], ["check-config"], ["config", "show"], ["rebuild-catalog"], ["requeue", "--all"], ["doctor"]],
 )
 @pytest.mark.parametrize(("argv", "environ", "said"), WRONG_SETTINGS, ids=range(len(WRONG_SETTINGS)))
 def test_wrong_settings_exit_78_with_one_line_on_stderr(command, argv, environ, said, ingestd):
@@ -264,3 +265,30 @@ def test_requeue_prints_the_names_of_what_it_brought_back(argv, names, ingestd, 
     monkeypatch.setattr(maintenance, "requeue", lambda _settings, wanted: asked.append(wanted) or ["a.v1"])
     assert ingestd("requeue", *argv) == (0, "a.v1\n", "ingestd: 1 requeued\n")
     assert asked == [names]
+
+
+# -- doctor -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("levels", "code"), [(["ok"], 0), (["ok", "warning"], 0), (["ok", "warning", "problem"], 1)]
+)
+def test_doctor_exits_1_for_a_problem_and_gives_advice_where_it_is_not_well(
+    levels, code, ingestd, monkeypatch
+):
+    findings = [doctor.Finding("disk", doctor.Level(level), f"it is {level}", "do this") for level in levels]
+    monkeypatch.setattr(doctor, "examine", lambda _settings: iter(findings))
+    got, out, err = ingestd("doctor")
+    assert got == code
+    assert [line.split()[0] for line in out.splitlines() if "->" not in line] == levels
+    assert out.count("-> do this") == len(levels) - 1
+    assert err == f"ingestd: {levels.count('problem')} problems, {levels.count('warning')} warnings\n"
+
+
+def test_doctor_speaks_json_to_programs(ingestd, monkeypatch):
+    finding = doctor.Finding("clock", doctor.Level.WARNING, "not synchronised", "run chrony")
+    monkeypatch.setattr(doctor, "examine", lambda _settings: iter([finding]))
+    _, out, _ = ingestd("doctor", "--json")
+    assert json.loads(out) == {
+        "check": "clock", "level": "warning", "text": "not synchronised", "advice": "run chrony",
+    }  # fmt: skip
