@@ -78,6 +78,7 @@ class RoleState:
     restarts: int
     phase: str
     phase_age_s: float
+    progress_age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class Snapshot:
     last_frame_utc_ns: int = 0
     last_accepted_utc_ns: int = 0
     timestamp_implausible_utc_ns: int = 0
-    fsync_last_s: float = 0.0
+    commit: Latency = Latency((), 0.0)
 
 
 def earlier(history: Sequence[Counts], now: Counts, age_s: float) -> Counts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -90,6 +91,7 @@ class StatusCollector(Collector):
         yield from _nodes(now)
         yield from _roles(now)
         yield from _verdict(now, verdict)
+        yield from _scrub(self._monitor.scrub)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -116,6 +118,9 @@ def _latencies(now: Snapshot) -> Iterator[Metric]:
     yield _histogram("ingestd_upload_duration_seconds", "From claim to stored [s].", now.upload)
     text = "From acceptance to stored [s]."
     yield _histogram("ingestd_accepted_to_stored_seconds", text, now.accepted_to_stored)
+    yield _histogram(
+        "ingestd_commit_duration_seconds", "From written to durable, for a group [s].", now.commit
+    )
 
 
 def _histogram(name: str, text: str, latency: Latency) -> Metric:
@@ -140,12 +145,14 @@ def _spool(now: Snapshot) -> Iterator[Metric]:
     yield _gauge("ingestd_spool_free_bytes", "Free space of the file system [bytes].", spool.free_bytes)
     yield _gauge("ingestd_spool_credit_bytes", "What the spool still takes [bytes].", spool.credit_bytes)
     yield _gauge("ingestd_spool_failed_entries", "Entries in spool/failed.", spool.failed)
-    yield _gauge("ingestd_commit_duration_seconds", "Latest group commit [s].", now.fsync_last_s)
 
 
 def _nodes(now: Snapshot) -> Iterator[Metric]:
     received = {node.name: node.received for node in now.nodes}
     yield _labelled("ingestd_frames_received", "Frames that arrived, by registered node.", "node", received)
+    for word, text in (("accepted", "Accepted frames"), ("rejected", "Refused frames")):
+        values = {node.name: getattr(node, word) for node in now.nodes}
+        yield _labelled(f"ingestd_node_frames_{word}", f"{text}, by registered node.", "node", values)
     # A gauge: a gap closes when the node sends the frame again.
     gaps = GaugeMetricFamily(
         "ingestd_sequence_gaps", "Numbers missing between the frames of a node.", labels=["node"]
@@ -170,6 +177,26 @@ def _roles(now: Snapshot) -> Iterator[Metric]:
     for role in now.roles:
         up.add_metric([role.name], role.state == "running")
     yield up
+    age = GaugeMetricFamily(
+        "ingestd_role_progress_age_seconds", "Since a role last showed progress [s].", labels=["role"]
+    )
+    for role in now.roles:
+        age.add_metric([role.name], role.progress_age_s)
+    yield age
+
+
+def _scrub(progress: Mapping[str, Any] | None) -> Iterator[Metric]:
+    """Nothing where the scrub is off: zeros would say that all is well."""
+    if progress is None:
+        return
+    yield _gauge("ingestd_scrub_checked_pairs", "Pairs checked in the pass under way.", progress["checked"])
+    yield _gauge("ingestd_scrub_pairs", "Pairs that the pass under way is to check.", progress["of"])
+    wrong = GaugeMetricFamily(
+        "ingestd_scrub_wrong_objects", "Objects found wrong in the pass under way.", labels=["damage"]
+    )
+    for damage in ("missing", "differing", "unreadable"):
+        wrong.add_metric([damage], progress[damage])
+    yield wrong
 
 
 def _verdict(now: Snapshot, verdict: Verdict) -> Iterator[Metric]:

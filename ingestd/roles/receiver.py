@@ -26,7 +26,7 @@ from ingestd.roles.book import Book, Refused
 from ingestd.roles.context import RoleContext
 from ingestd.roles.inbox import Inbox, Received, open_inbox
 from ingestd.roles.memory import bound_address_space
-from ingestd.roles.status import NodeSlot, Phase, Slot, Text
+from ingestd.roles.status import Histogram, NodeSlot, Phase, Slot, Text
 from ingestd.roles.surveyor import Surveyor
 from ingestd.spool import RejectedSamples, SpoolLayout, SpoolWriter, StagedEntry, Step
 
@@ -184,7 +184,7 @@ class Receiver:
             self._refuse(f"disk_error: {error}")
             return
         took_ns = time.monotonic_ns() - began_ns
-        self._row.set(Slot.FSYNC_LAST_NS, took_ns)
+        self._row.observe(Histogram.COMMIT_S, took_ns / 1e9)
         if took_ns > _SLOW_COMMIT_NS:
             self._row.add(Slot.FSYNC_SLOW)
             log.warning("commit_slow", took_s=took_ns / 1e9, entries=len(self._group))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from ingestd.formats.snapshot import (
     Counts,
@@ -67,12 +68,12 @@ def take_snapshot(status: StatusBlock, *, utc_ns: int, monotonic_ns: int, starte
         nodes=tuple(_node(status, name) for name in status.node_names),
         spool=_spool(receiver),
         rejected=receiver.rejected(),
-        upload=_latency(status, Histogram.UPLOAD_S),
-        accepted_to_stored=_latency(status, Histogram.ACCEPTED_TO_STORED_S),
+        upload=_latency(status.uploaders(), Histogram.UPLOAD_S),
+        accepted_to_stored=_latency(status.uploaders(), Histogram.ACCEPTED_TO_STORED_S),
         last_frame_utc_ns=receiver.get(Slot.LAST_FRAME_UTC_NS),
         last_accepted_utc_ns=receiver.get(Slot.LAST_ACCEPTED_UTC_NS),
         timestamp_implausible_utc_ns=receiver.get(Slot.TIMESTAMP_IMPLAUSIBLE_UTC_NS),
-        fsync_last_s=receiver.get(Slot.FSYNC_LAST_NS) / 1e9,
+        commit=_latency([receiver], Histogram.COMMIT_S),
     )
 
 
@@ -92,6 +93,7 @@ def _role(status: StatusBlock, name: str, monotonic_ns: int) -> RoleState:
         restarts=watch.get(Slot.WATCH_RESTARTS),
         phase=Phase(row.get(Slot.PHASE)).name.lower(),
         phase_age_s=_age_s(row.get(Slot.PHASE_SINCE_NS), monotonic_ns),
+        progress_age_s=_age_s(row.get(Slot.PROGRESS_NS), monotonic_ns),
     )
 
 
@@ -157,7 +159,7 @@ def _spool(receiver: Row) -> SpoolState:
     )
 
 
-def _latency(status: StatusBlock, histogram: Histogram) -> Latency:
-    found = [row.histogram(histogram) for row in status.uploaders()]
+def _latency(rows: Sequence[Row], histogram: Histogram) -> Latency:
+    found = [row.histogram(histogram) for row in rows]
     counts = tuple(sum(column) for column in zip(*(counts for counts, _ in found), strict=True))
     return Latency(counts, sum(sum_s for _, sum_s in found))

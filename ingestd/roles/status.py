@@ -89,7 +89,6 @@ class Slot(IntEnum):
     SPOOL_FREE_BYTES = auto()
     SPOOL_CREDIT_BYTES = auto()
     FSYNC_SLOW = auto()
-    FSYNC_LAST_NS = auto()
     CATALOG_SKIPPED = auto()
     # uploaders
     STORED = auto()
@@ -139,6 +138,7 @@ class Histogram(IntEnum):
 
     UPLOAD_S = 0
     ACCEPTED_TO_STORED_S = 1
+    COMMIT_S = 2
 
 
 #: Upper bounds of the histogram buckets [s]: half octaves from 1 ms to 12 min; the last bucket is open.

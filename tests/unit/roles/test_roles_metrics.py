@@ -56,6 +56,12 @@ NAMES = [
     ("ingestd_frames_duplicate_total",),
     ("ingestd_frames_conflict_total",),
     ("ingestd_frames_failed_total",),
+    ("ingestd_node_frames_accepted_total", ("node", "kiwi-graz")),
+    ("ingestd_node_frames_rejected_total", ("node", "other")),
+    ("ingestd_sequence_gaps", ("node", "kiwi-graz")),
+    ("ingestd_node_samples_lost_total", ("node", "kiwi-graz")),
+    ("ingestd_commit_duration_seconds_count",),
+    ("ingestd_role_progress_age_seconds", ("role", "receiver")),
 ]
 
 
@@ -125,3 +131,44 @@ def test_every_name_has_a_help_and_a_type_once(monitor):
     assert helps == types
     assert len(helps) == len(set(helps))
     assert all(name.startswith("ingestd_") for name in helps)
+
+
+def test_gaps_and_lost_samples_are_told_for_each_node(monitor, status):
+    status.add_node("kiwi-graz", NodeSlot.GAPS, 3)
+    status.add_node("kiwi-graz", NodeSlot.SAMPLES_LOST, 125_000)
+    status.add_node("kiwi-graz", NodeSlot.REJECTED, 2)
+    status.add_node("somebody", NodeSlot.GAPS)
+    found = samples(monitor)
+    assert found[("ingestd_sequence_gaps", ("node", "kiwi-graz"))] == 3
+    assert found[("ingestd_sequence_gaps", ("node", "other"))] == 1
+    assert found[("ingestd_node_samples_lost_total", ("node", "kiwi-graz"))] == 125_000
+    assert found[("ingestd_node_frames_rejected_total", ("node", "kiwi-graz"))] == 2
+
+
+def test_a_role_that_hangs_shows_by_its_age(monitor, status):
+    status.roles["receiver"].set(Slot.PROGRESS_NS, time.monotonic_ns() - 40 * 10**9)
+    assert samples(monitor)[("ingestd_role_progress_age_seconds", ("role", "receiver"))] == pytest.approx(
+        40, abs=5
+    )
+
+
+def test_the_scrub_is_told_of_where_it_is_on(monitor):
+    assert not [name for name, *_ in samples(monitor) if name.startswith("ingestd_scrub")]
+    monitor.scrub = {
+        "checked": 5,
+        "of": 9,
+        "missing": 1,
+        "differing": 0,
+        "unreadable": 0,
+        "last_pass_utc": None,
+    }
+    found = samples(monitor)
+    assert found[("ingestd_scrub_pairs",)] == 9
+    assert found[("ingestd_scrub_wrong_objects", ("damage", "missing"))] == 1
+
+
+def test_commits_are_a_histogram_of_the_receiver(monitor, status):
+    status.roles["receiver"].observe(Histogram.COMMIT_S, 0.02)
+    found = samples(monitor)
+    assert found[("ingestd_commit_duration_seconds_count",)] == 1
+    assert found[("ingestd_commit_duration_seconds_sum",)] == pytest.approx(0.02)
