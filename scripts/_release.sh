@@ -20,6 +20,11 @@ usable_python() {
     esac
 }
 
+# settings: the config file of an installation; ingestd in a shell finds the state that systemd gives to the daemon.
+settings() {
+    sed 's|^state_directory: null$|state_directory: /var/lib/ingestd|' config.yaml
+}
+
 # fingerprint: of all that goes into a release.
 fingerprint() {
     {

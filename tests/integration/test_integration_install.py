@@ -65,6 +65,7 @@ def test_everything_is_in_its_place_with_its_rights(root):
     ).read_bytes()
     assert mode(root / "etc/ingestd") == ("0o750", 0, group_of(root))
     assert mode(root / "etc/ingestd/config.yaml") == ("0o640", 0, group_of(root))
+    assert "\nstate_directory: /var/lib/ingestd\n" in (root / "etc/ingestd/config.yaml").read_text()
     assert mode(root / "etc/credstore") == ("0o700", 0, 0)
     assert "ingestd:" in (root / "etc/passwd").read_text()
     assert (root / "usr/local/bin/ingestctl").readlink() == Path("/opt/ingestd/bin/ingestctl")
@@ -179,6 +180,7 @@ def test_the_package_installs_keeps_settings_and_goes(tmp_path):
     dpkg("--install", package)
     config = dpkg.root / "etc/ingestd/config.yaml"
     assert mode(config) == ("0o640", 0, group_of(dpkg.root))
+    assert "\nstate_directory: /var/lib/ingestd\n" in config.read_text()
     assert (dpkg.root / "opt/ingestd/bin/ingestd").read_text().startswith("#!/opt/ingestd/bin/python\n")
     assert (dpkg.root / "usr/lib/systemd/system/ingestd.service").exists()
     said = command(dpkg.root / "opt/ingestd/bin/python", "-I", "-m", "ingestd", "--version")

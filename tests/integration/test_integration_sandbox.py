@@ -6,7 +6,7 @@ from ingestd.testing.sandbox.boot import boot, why_not
 
 #: What the job does, in its order.
 STEPS = [
-    "start", "main_job", "monitoring", "confinement", "credentials", "reload", "kill_role", "watchdog",
+    "start", "main_job", "monitoring", "confinement", "credentials", "doctor", "reload", "kill_role", "watchdog",
     "wrong_settings", "stop", "end",
 ]  # fmt: skip
 

@@ -18,6 +18,7 @@ from ingestd.roles.status import StatusBlock, StatusLayout
 
 MONITORING = Path(__file__).resolve().parents[2] / "docs" / "monitoring"
 ALERTS = yaml.safe_load((MONITORING / "alerts.yaml").read_text())
+DOCUMENT = (MONITORING.parent / "metrics.md").read_text()
 RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 PANELS = DASHBOARD["panels"]
@@ -130,3 +131,19 @@ def test_every_expression_of_the_dashboard_can_be_read(promtool, tmp_path):
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     assert f"{len(rules)} rules found" in promtool("check", "rules", str(path))
+
+
+def test_every_metric_has_its_line_in_the_document():
+    lines = re.findall(r"^\| `(ingestd_\w+)` \| (\w+) \| ([^|]*) \|", DOCUMENT, re.MULTILINE)
+    told = {name: (kind, re.findall(r"`(\w+)`", names)) for name, kind, names in lines}
+    there = {}
+    for family in text_string_to_metric_families(text()):
+        names = sorted({name for sample in family.samples for name in sample.labels if name != "le"})
+        there[family.name + ("_total" if family.type == "counter" else "")] = (family.type, names)
+    assert told == there
+
+
+def test_the_number_of_series_is_bounded_by_the_settings():
+    of_nodes = sum('node="kiwi-graz"' in line for line in text().splitlines())
+    assert f"and {of_nodes} for each registered node" in " ".join(DOCUMENT.split())
+    assert sum(not line.startswith("#") for line in text().splitlines()) < 250

@@ -30,7 +30,7 @@ _PROJECT = Path(__file__).resolve().parents[3]
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 #: Settings of the machine's daemon: all defaults, but a disk that is a small tmpfs.
-CONFIG = "spool: {min_free_bytes: 0}\nuploader: {count: 2}\n"
+CONFIG = "state_directory: /var/lib/ingestd\nspool: {min_free_bytes: 0}\nuploader: {count: 2}\n"
 
 _JOB_UNIT = """\
 [Unit]

@@ -129,6 +129,15 @@ def credentials() -> str:
     return "minio__secret_key taken from /etc/credstore, and masked"
 
 
+def doctor() -> str:
+    """`ingestd doctor` of root looks as the daemon's user, and finds nothing that keeps it from working."""
+    done = _command("/opt/ingestd/bin/ingestd", "doctor")
+    _require(done.returncode == 0, done.stdout + done.stderr)
+    _require("who owns /var/lib/ingestd" in done.stdout, done.stdout)
+    _require("put, get and delete" in done.stdout, done.stdout)
+    return done.stderr.strip().removeprefix("ingestd: ")
+
+
 def reload() -> str:
     """`systemctl reload` renews the roles with other settings and loses nothing."""
     before, pid = _pids(), _main_pid()
@@ -195,7 +204,7 @@ def stop() -> str:
 
 #: In order; a step that fails does not keep the next one from being tried.
 _STEPS: tuple[Callable[[], str], ...] = (
-    start, main_job, monitoring, confinement, credentials, reload, kill_role, watchdog, wrong_settings, stop,
+    start, main_job, monitoring, confinement, credentials, doctor, reload, kill_role, watchdog, wrong_settings, stop,
 )  # fmt: skip
 
 
