@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import ingestd
 from ingestd import faults
 from ingestd.config import Settings
 from ingestd.errors import ExitCode, IngestdError
@@ -71,13 +72,19 @@ def spawn(name: str, parcel: Parcel, stop_fd: int, *, armed: bool) -> subprocess
         os.write(fd, json.dumps(asdict(parcel) | {"stop_fd": stop_fd, "parent_pid": os.getpid()}).encode())
         os.lseek(fd, 0, os.SEEK_SET)
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "ingestd.roles.child", name, str(fd)],
+            [*_interpreter(), "-m", "ingestd.roles.child", name, str(fd)],
             stdin=subprocess.DEVNULL,
             env=environ,
             pass_fds=(fd, stop_fd, parcel.status_fd, *parcel.doorbell_fds),
         )
     finally:
         os.close(fd)
+
+
+def _interpreter() -> list[str]:
+    """Have a role import the package of its supervisor: `-m` alone looks into the current directory first."""
+    package_root = os.path.dirname(os.path.dirname(os.path.abspath(ingestd.__file__)))
+    return [sys.executable] if package_root == os.getcwd() else [sys.executable, "-P"]
 
 
 def _die_with_parent(parent_pid: int) -> None:

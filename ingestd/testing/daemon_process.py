@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, Self
 
 import yaml
@@ -62,6 +62,8 @@ class DaemonProcess:
         Added to the environment; INGESTD_* and MINIO_* of the caller are not passed on.
     ingest_port, query_port, http_port
         Fixed ports; free ones where None.
+    program
+        Begin of the command line: an installed release, or by default this very interpreter and package.
     """
 
     def __init__(
@@ -73,7 +75,9 @@ class DaemonProcess:
         ingest_port: int | None = None,
         query_port: int | None = None,
         http_port: int | None = None,
+        program: Sequence[str] = (sys.executable, "-m", "ingestd"),
     ) -> None:
+        self._program = tuple(program)
         self.directory = os.fspath(directory)
         self.state_directory = os.path.join(self.directory, "state")
         self.ingest_endpoint = f"tcp://127.0.0.1:{ingest_port or free_port()}"
@@ -117,7 +121,7 @@ class DaemonProcess:
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("INGESTD_", "MINIO_"))}
         self._log = open(self.log_path, "ab")  # noqa: SIM115 - closed by stop
         self.popen = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "ingestd", "run", "--config", self.config_path],
+            [*self._program, "run", "--config", self.config_path],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

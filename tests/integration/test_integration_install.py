@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from ingestd import __version__
+from ingestd.testing.daemon_process import DaemonProcess
+from ingestd.testing.frames import noise
+from ingestd.testing.waiting import wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -114,10 +117,27 @@ def test_an_upgrade_that_refuses_the_settings_changes_nothing(root, newer):
     config.write_text("log: {level: debug}\n")
 
 
-def test_an_upgrade_leaves_a_full_spool_alone_and_keeps_the_release_before(root, newer):
+def test_an_upgrade_leaves_a_full_spool_alone_and_the_new_version_stores_it(root, newer, tmp_path):
     new = entries(root, "a", "b")
     before = (root / "opt/ingestd").readlink()
+    store = tmp_path / "objects"
+    store.write_text("a file where a directory is wanted, so nothing is stored")
+    settings = {
+        "storage": {"directory": str(store)},
+        "uploader": {"count": 1},
+        "spool": {"min_free_bytes": 0},
+    }
+    program = (str(root / "opt/ingestd/bin/python"), "-I", "-m", "ingestd")
+    with DaemonProcess(tmp_path / "daemon", settings, program=program) as daemon:
+        daemon.push(*(noise(f"waits-{i}") for i in range(10)))
+        wait_until(lambda: daemon.stats()["accepted"] == 10, what="acceptance")
     install(root, project=newer)
+    store.unlink()
+    with daemon:
+        with daemon.client() as client:
+            assert client.version()["version"] == "99.0"
+        daemon.wait_stored(10)
+    assert len(list(store.rglob("*_metadata.json"))) == 10
     assert command(root / "opt/ingestd/bin/python", "-I", "-m", "ingestd", "--version") == "ingestd 99.0\n"
     assert sorted(path.name for path in new.iterdir()) == ["a.v1", "b.v1"]
     assert (root / "opt" / before).is_dir()
