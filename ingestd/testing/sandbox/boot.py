@@ -178,7 +178,8 @@ def enter(scratch: str, root: str) -> None:
     (new / "dev/console").touch()
     if root == "/":
         _place_program(new)
-    _place_units(new)
+        _place_checkout(new)
+    _place_job(new)
     (new / "old").mkdir()
     os.chdir(new)
     _command(["pivot_root", ".", "old"])
@@ -249,37 +250,29 @@ def _place_program(new: Path) -> None:
     main.chmod(0o755)
 
 
-def _place_units(new: Path) -> None:
-    """Leave of the machine's own services none, and put ours in."""
+def _place_checkout(new: Path) -> None:
+    """Leave of this machine's own services none in the new one, and put the unit and the user of this checkout in."""
     units = new / "etc/systemd/system"
     shutil.rmtree(units, ignore_errors=True)
     units.mkdir(parents=True)
+    shutil.copy(_PROJECT / "systemd/ingestd.service", units)
+    users = new / "etc/sysusers.d"
+    users.mkdir(exist_ok=True)
+    shutil.copy(_PROJECT / "systemd/ingestd.sysusers.conf", users / "ingestd.conf")
+    (new / "etc/ingestd").mkdir(mode=0o750, exist_ok=True)
+
+
+def _place_job(new: Path) -> None:
+    """Put in what the job needs: itself, settings, a secret, and the log where it outlives the machine."""
+    units = new / "etc/systemd/system"
     (units / "job.service").write_text(_JOB_UNIT)
-    shipped = units / "ingestd.service"
-    shipped.write_text(
-        (_PROJECT / "systemd/ingestd.service").read_text() if _is_checkout() else _installed(new)
-    )
     drop_in = units / "ingestd.service.d"
     drop_in.mkdir()
     (drop_in / "machine.conf").write_text(_DROP_IN)
-    if _is_checkout():
-        users = new / "etc/sysusers.d"
-        users.mkdir(exist_ok=True)
-        shutil.copy(_PROJECT / "systemd/ingestd.sysusers.conf", users / "ingestd.conf")
-    config = new / "etc/ingestd"
-    config.mkdir(mode=0o750, exist_ok=True)
-    (config / "config.yaml").write_text(CONFIG)
+    (new / "etc/ingestd/config.yaml").write_text(CONFIG)
     keys = new / "etc/credstore"
     keys.mkdir(mode=0o700, exist_ok=True)
     secret = keys / "ingestd.minio__secret_key"
     secret.write_text("of-root-alone\n")
     secret.chmod(0o400)
     (new / "etc/machine-id").write_text("")
-
-
-def _is_checkout() -> bool:
-    return (_PROJECT / "systemd").is_dir()
-
-
-def _installed(new: Path) -> str:
-    return (new / "lib/systemd/system/ingestd.service").read_text()
