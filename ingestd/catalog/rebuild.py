@@ -76,8 +76,9 @@ def reconcile(
     for file in files:
         if stop():
             break
-        if catalog.has_entry(file.name):
-            _correct(catalog, file)
+        state = catalog.state_of(file.name)
+        if state is not None:
+            _correct(catalog, file, state)
             continue
         if file.failed_reason == POISON:
             # What killed its uploaders is not read again by anybody who is needed.
@@ -102,11 +103,13 @@ def reconcile(
     return n_added
 
 
-def _correct(catalog: Catalog, file: SpoolFile) -> None:
+def _correct(catalog: Catalog, file: SpoolFile, state: str) -> None:
     """Let a row say where its entry lies: it may have failed, or been requeued, while nobody could record it."""
     if file.failed_reason is None:
-        catalog.record_requeued(file.name)
-    else:
+        # It may have failed since it was listed: whoever records that has moved it before.
+        if state in ("failed", "lost") and os.path.lexists(file.path):
+            catalog.record_requeued(file.name)
+    elif state in ("accepted", "lost"):
         catalog.record_failed(
             FailedEntry(
                 file.name, None, file.failed_reason, file.failed_error, file.receive_ns, file.receive_ns, 0

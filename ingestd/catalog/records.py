@@ -33,7 +33,8 @@ class AcceptedEntry:
 class StoredEntry:
     """An entry whose pair is in the store and verified.
 
-    `copy` is the 8 hex digits of a kept conflict.
+    `copy` is the 8 hex digits of a kept conflict; `counters` are added to the totals, unless the entry turns out to be
+    recorded already or a duplicate.
     """
 
     name: str
@@ -45,6 +46,7 @@ class StoredEntry:
     stored_at_ns: int
     accepted_at_ns: int
     frame_bytes: int
+    counters: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

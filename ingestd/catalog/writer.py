@@ -91,21 +91,12 @@ class CatalogWriter(CatalogConnection):
                 connection.count(key, value)
             _trim(connection, batch)
 
-    def record_stored(
-        self, entries: Sequence[StoredEntry], counters: Mapping[str, int] | None = None
-    ) -> list[str]:
+    def record_stored(self, entries: Sequence[StoredEntry]) -> list[str]:
         """Record pairs that are in the store and verified.
 
         Two equal frames may be uploaded at the same moment, and neither uploader can know of the other: the second
         one to be recorded is the duplicate. Only one content can have an identity's own name: whatever was stored
         under it before is superseded, even where its record comes late.
-
-        Parameters
-        ----------
-        entries
-            The pairs.
-        counters
-            Added to the totals, unless nothing was stored that was not before.
 
         Returns
         -------
@@ -114,7 +105,6 @@ class CatalogWriter(CatalogConnection):
             those that had ended already: what an entry ended as, it stays.
         """
         duplicates: list[str] = []
-        n_new = 0
         with self._change() as connection:
             for entry in entries:
                 if _has_ended(connection, entry.name):
@@ -125,14 +115,13 @@ class CatalogWriter(CatalogConnection):
                     _end(connection, entry.name, "duplicates")
                     duplicates.append(entry.name)
                     continue
+                is_new = True
                 if _takes_name(connection, entry, others):
-                    n_new += _store(connection, entry)
+                    is_new = _store(connection, entry)
                 else:
                     # Stored it was, and its bytes count, though another pair has the name by now.
                     _end(connection, entry.name, "superseded")
-                    n_new += 1
-            if n_new:
-                for key, value in (counters or {}).items():
+                for key, value in entry.counters.items() if is_new else ():
                     connection.count(key, value)
         return duplicates
 
@@ -222,10 +211,11 @@ class CatalogWriter(CatalogConnection):
             )
             return [row["name"] for row in rows]
 
-    def has_entry(self, name: str) -> bool:
-        """Whether an entry has a row."""
+    def state_of(self, name: str) -> str | None:
+        """State of an entry's row; None where it has none."""
         with self._read() as connection:
-            return _row(connection, name) is not None
+            row = _row(connection, name)
+        return None if row is None else str(row["state"])
 
     def document_of(self, name: str) -> dict[str, Any] | None:
         """Metadata document of an entry as far as it is known."""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ingestd.errors import StoreCorrupt, bounded
 from ingestd.formats import timestamps
 from ingestd.formats.measurement import Measurement
-from ingestd.formats.npy import NpyObject
 
 if TYPE_CHECKING:
+    from ingestd.formats.npy import NpyObject
     from ingestd.formats.quality import Figures
 
 __all__ = [

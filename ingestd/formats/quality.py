@@ -30,8 +30,9 @@ _BURST_BLOCK = 64
 #: Samples squared at once: a whole number of burst blocks, and the squares stay in the second-level cache.
 _CHUNK = 512 * _BURST_BLOCK
 
-#: Peaks between these are squared and summed in float32 as they are; others are scaled by a power of two before.
-_SAFE_PEAK = (2.0**-20, 2.0**20)
+#: Powers of a largest sample between which squares are summed in float32 as they are; other samples are scaled by a power
+#: of two before.
+_SAFE_POWER = (2.0**-40, 2.0**40)
 
 #: A float sample this close to the rail counts as clipped: drivers differ in what they divide by.
 _FLOAT_RAIL = 0.995
@@ -105,12 +106,13 @@ class Figures:
 
 class _Signal(NamedTuple):
     # Finite samples, not silent, scaled so that squares are safe in float32; 2**exponent times them is what was given.
-    # Then mean, largest and largest block mean of their I^2 + Q^2.
+    # Then mean, largest and largest block mean (0 where not asked for) of their I^2 + Q^2, and the power of their mean.
     samples: npt.NDArray[np.complex64]
     exponent: int
     mean: float
     peak: float
     burst: float
+    dc: float
 
     def dbfs(self, power: float) -> float:
         return _db(power) + _db(4.0**self.exponent)
@@ -151,26 +153,31 @@ def measure(
     samples = np.ascontiguousarray(samples)
     # NaN sets floating-point flags on some processors and NumPy releases; it is looked for in the results instead.
     with np.errstate(all="ignore"):
-        largest = _largest_component(samples)
-        if not math.isfinite(largest):
-            return Figures(len(samples) - int(np.count_nonzero(np.isfinite(samples))))
-        if not len(samples):
-            return Figures(0)
-        clipped = _clipped_count(measurement, samples, largest) / len(samples)
-        if largest == 0.0:
-            return Figures(0, clipped_fraction=clipped)
-        signal = _signal(samples, largest)
+        with_spectrum = spectral and len(samples) >= MIN_SAMPLES
+        signal = _signal(samples, 0, with_bursts=with_spectrum)
+        if signal is None:
+            largest = _largest_component(samples)
+            if not math.isfinite(largest):
+                return Figures(len(samples) - int(np.count_nonzero(np.isfinite(samples))))
+            if not len(samples):
+                return Figures(0)
+            if largest == 0.0:
+                return Figures(0, clipped_fraction=_clipped_count(measurement, samples, 0.0) / len(samples))
+            exponent = math.frexp(largest)[1]
+            scaled = np.ldexp(samples.view(np.float32), -exponent).view(np.complex64)
+            signal = _signal(scaled, exponent, with_bursts=with_spectrum)
+            assert signal is not None
+        clipped = _clipped_count(measurement, samples, signal.peak * 4.0**signal.exponent) / len(samples)
         found = _Spectral()
-        if spectral and len(samples) >= MIN_SAMPLES:
+        if with_spectrum:
             step = quantisation_step(samples, measurement.datatype)
             found = _measure_spectrum(measurement, receiver, signal, math.ldexp(step, -signal.exponent))
     power_dbfs = signal.dbfs(signal.mean)
-    dc = abs(complex(signal.samples.mean())) ** 2
     return Figures(
         nonfinite_count=0,
         power_dbfs=_rounded(power_dbfs),
         peak_dbfs=_rounded(signal.dbfs(signal.peak)),
-        dc_offset_dbfs=_rounded(signal.dbfs(dc)) if dc > 0.0 else None,
+        dc_offset_dbfs=_rounded(signal.dbfs(signal.dc)) if signal.dc > 0.0 else None,
         clipped_fraction=clipped,
         power_dbm=_power_dbm(measurement, receiver, power_dbfs),
         **found._asdict(),
@@ -223,27 +230,40 @@ def _largest_component(samples: npt.NDArray[np.complex64]) -> float:
     return math.nan if math.isnan(high + low) else max(high, -low)
 
 
-def _signal(samples: npt.NDArray[np.complex64], largest: float) -> _Signal:
-    exponent = 0
-    if not _SAFE_PEAK[0] <= largest <= _SAFE_PEAK[1]:
-        exponent = math.frexp(largest)[1]
-        samples = np.ldexp(samples.view(np.float32), -exponent).view(np.complex64)
+def _signal(samples: npt.NDArray[np.complex64], exponent: int, *, with_bursts: bool) -> _Signal | None:
+    """Power, in one pass over the samples; None where their squares are not finite or not safe in float32."""
     values = samples.view(np.float32)
-    total = peak = burst = 0.0
-    for start in range(0, len(values), 2 * _CHUNK):
-        squares = np.square(values[start : start + 2 * _CHUNK])
-        power = squares[0::2] + squares[1::2]
-        peak = max(peak, float(power.max()))
+    squares = np.empty(min(len(values), 2 * _CHUNK), np.float32)
+    powers = np.empty(len(squares) // 2, np.float32)
+    total, peak, burst, sums = 0.0, 0.0, 0.0, 0j
+    for start in range(0, len(samples), _CHUNK):
+        part = samples[start : start + _CHUNK]
+        square = np.square(part.view(np.float32), out=squares[: 2 * len(part)])
+        power = np.add(square[0::2], square[1::2], out=powers[: len(part)])
+        highest = float(power.max())
+        if not highest <= _SAFE_POWER[1]:
+            return None
+        peak = max(peak, highest)
+        sums += complex(part.sum())
+        if not with_bursts:
+            total += float(power.sum())
+            continue
         n_whole = len(power) - len(power) % _BURST_BLOCK
         blocks = power[:n_whole].reshape(-1, _BURST_BLOCK).sum(axis=1)
         total += float(blocks.sum(dtype=np.float64)) + float(power[n_whole:].sum(dtype=np.float64))
         burst = max(burst, float(blocks.max(initial=0.0)))
-    return _Signal(samples, exponent, total / len(samples), peak, burst / _BURST_BLOCK)
+    if peak < _SAFE_POWER[0]:
+        return None
+    n_samples = len(samples)
+    return _Signal(
+        samples, exponent, total / n_samples, peak, burst / _BURST_BLOCK, abs(sums / n_samples) ** 2
+    )
 
 
-def _clipped_count(measurement: Measurement, samples: npt.NDArray[np.complex64], largest: float) -> int:
+def _clipped_count(measurement: Measurement, samples: npt.NDArray[np.complex64], peak: float) -> int:
     if measurement.datatype not in _RAILS:
-        if largest < _FLOAT_RAIL:
+        # No component is larger than the magnitude; the rounding of a square is far below the margin.
+        if peak < (_FLOAT_RAIL - 0.001) ** 2:
             return 0
         return _count_either(np.abs(samples.view(np.float32)) >= np.float32(_FLOAT_RAIL))
     kind, low, high = _RAILS[measurement.datatype]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -25,7 +25,6 @@ from ingestd.roles.context import RoleContext
 from ingestd.roles.status import Slot
 from ingestd.spool import Claim
 from ingestd.spool.contents import SpoolFile
-from ingestd.storage.pair import Pair, PairOutcome, PairResult
 
 __all__ = ["Recorder"]
 
@@ -54,38 +53,33 @@ class Recorder:
         self._waiting: list[_Write] = []
         self._limit = RateLimit(per_s=0.1, burst=3, clock=time.monotonic)
 
-    def stored(self, claim: Claim, document: dict[str, Any], pair: Pair, outcome: PairOutcome) -> bool:
-        """Record that the pair of an entry is in the store; False where an equal frame was recorded before it."""
-        entry = StoredEntry(
-            name=claim.name,
-            document=document,
-            keys=outcome.keys,
-            copy=outcome.copy,
-            content_crc=pair.content_crc,
-            etag=outcome.etag,
-            stored_at_ns=time.time_ns(),
-            accepted_at_ns=claim.receive_ns,
-            frame_bytes=claim.size_bytes,
-        )
-        conflict = outcome.result in (PairResult.CONFLICT_STORED, PairResult.OVERWRITTEN)
-        if conflict:
-            log.warning("conflict", key=outcome.keys.npy, copy=outcome.copy, result=str(outcome.result))
-        log.debug("entry_stored", entry=claim.name, key=outcome.keys.npy, size_bytes=pair.npy.size_bytes)
-        counters = {"conflicts": int(conflict), "stored_bytes": pair.npy.size_bytes}
+    def stored(self, entries: Sequence[StoredEntry]) -> Collection[str]:
+        """Record pairs that are in the store; returns the names of those whose content another entry has stored."""
         duplicates: list[str] = []
-        self._write(lambda opened: duplicates.extend(opened.record_stored([entry], counters)))
-        return not duplicates
+        if entries:
+            self._write(lambda opened: duplicates.extend(opened.record_stored(entries)))
+        return duplicates
 
     def ended(self, name: str, counter: str) -> None:
         """Record that an entry ended without objects of its own (`duplicates`, `superseded`)."""
         log.info("entry_repeated", entry=name, counted_as=counter)
         self._write(lambda opened: opened.record_duplicate(name, counter))
 
-    def failed(self, claim: Claim, reason: str, error: str) -> None:
-        """Record that an entry goes to failed/."""
+    def fail(self, claim: Claim, reason: str, error: str) -> None:
+        """Move an entry to failed/, and record it.
+
+        In this order: an audit that meets the record of a failure looks whether the entry is back, and takes one that is
+        still on its way for one that was requeued.
+
+        Raises
+        ------
+        SpoolBroken
+            It cannot be moved; nothing is recorded.
+        """
         entry = FailedEntry(
             claim.name, _document(claim), reason, error, time.time_ns(), claim.receive_ns, claim.size_bytes
         )  # fmt: skip
+        claim.fail(reason, error)
         self._write(lambda opened: opened.record_failed(entry))
 
     def found_failed(self, files: Iterable[SpoolFile]) -> None:

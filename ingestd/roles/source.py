@@ -87,6 +87,11 @@ class WorkSource:
         with self._lock:
             return self._next(time.monotonic())
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether a suspect is held, for whose end everything else waits."""
+        return self._alone
+
     def done(self, claim: Claim) -> None:
         """The claim that `take` returned is released, failed, given back or, by a disk error, none of these."""
         with self._lock:

@@ -1,12 +1,17 @@
-"""From a claim to a stored pair: read, check, encode, measure, upload, record."""
+"""From a claim to a stored pair: read, check, encode, measure, upload; then, for several at once, record."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import structlog
+
 from ingestd import faults
+from ingestd.catalog import StoredEntry
 from ingestd.errors import FrameError
 from ingestd.formats import frame as wire
 from ingestd.formats.measurement import Measurement
@@ -21,7 +26,24 @@ if TYPE_CHECKING:
     from ingestd.roles.recorder import Recorder
     from ingestd.spool import Claim
 
-__all__ = ["Storing"]
+__all__ = ["Stored", "Storing"]
+
+log = structlog.get_logger(__name__)
+
+_CONFLICTS = (PairResult.CONFLICT_STORED, PairResult.OVERWRITTEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A pair that is in the store, and is neither recorded nor released yet.
+
+    `entry` is None where the entry needed no objects of its own; `ended_as` then says what it counts as.
+    """
+
+    result: PairResult
+    name: str
+    entry: StoredEntry | None
+    ended_as: str
 
 
 class Storing:
@@ -34,7 +56,7 @@ class Storing:
     store
         Client of the object store.
     recorder
-        Told what became of each entry.
+        Told what became of entries.
     """
 
     def __init__(self, context: RoleContext, store: ObjectStore, recorder: Recorder) -> None:
@@ -44,8 +66,8 @@ class Storing:
         self._recorder = recorder
         self._locks = IdentityLocks(os.path.join(context.settings.state_directory, "locks"))
 
-    def store(self, claim: Claim) -> PairResult:
-        """Store the pair of a claimed entry and record it.
+    def store(self, claim: Claim) -> Stored:
+        """Store the pair of a claimed entry; it is not recorded yet.
 
         Raises
         ------
@@ -83,34 +105,57 @@ class Storing:
             lock=self._locks.hold,
         )
         faults.point("verify.pair")
-        self._tell(claim, measurement, pair, document, outcome)
-        faults.point("record.stored")
-        return outcome.result
+        ended_as = self._ended_as(claim, measurement, pair, outcome.result)
+        return Stored(
+            outcome.result, claim.name, None if ended_as else _entry(claim, document, pair, outcome), ended_as
+        )
 
-    def _tell(
-        self,
-        claim: Claim,
-        measurement: Measurement,
-        pair: Pair,
-        document: dict[str, object],
-        outcome: PairOutcome,
-    ) -> None:
-        row = self._row
-        result = outcome.result
+    def _ended_as(self, claim: Claim, measurement: Measurement, pair: Pair, result: PairResult) -> str:
+        """Counter of an entry that needed no objects of its own; "" where the pair is its own."""
         if result is PairResult.SUPERSEDED:
-            self._recorder.ended(claim.name, "superseded")
-        elif result in (PairResult.REPEATED, PairResult.CONFLICT_REPEATED) and not self._recorder.was_ours(
-            claim.name, measurement.identity, pair.content_crc
-        ):
-            row.add(Slot.DUPLICATES)
-            self._recorder.ended(claim.name, "duplicates")
-        elif self._recorder.stored(claim, document, pair, outcome):
-            row.add(Slot.STORED)
-            row.add(Slot.STORED_BYTES, pair.npy.size_bytes)
-        else:
-            row.add(Slot.DUPLICATES)
-        if result in (PairResult.CONFLICT_STORED, PairResult.OVERWRITTEN):
-            row.add(Slot.CONFLICTS)
+            return "superseded"
+        is_repeated = result in (PairResult.REPEATED, PairResult.CONFLICT_REPEATED)
+        if is_repeated and not self._recorder.was_ours(claim.name, measurement.identity, pair.content_crc):
+            return "duplicates"
+        return ""
+
+    def record(self, batch: Sequence[Stored]) -> None:
+        """Tell catalog and status block of pairs that are stored, all in one transaction."""
+        duplicates = self._recorder.stored([one.entry for one in batch if one.entry is not None])
+        for one in batch:
+            self._count(one, is_duplicate=one.name in duplicates or one.ended_as == "duplicates")
+        faults.point("record.stored")
+
+    def _count(self, one: Stored, *, is_duplicate: bool) -> None:
+        if one.ended_as:
+            self._recorder.ended(one.name, one.ended_as)
+        if is_duplicate:
+            self._row.add(Slot.DUPLICATES)
+        elif one.entry is not None:
+            self._row.add(Slot.STORED)
+            self._row.add(Slot.STORED_BYTES, one.entry.counters["stored_bytes"])
+        if one.result in _CONFLICTS:
+            self._row.add(Slot.CONFLICTS)
 
     def _phase(self, phase: Phase) -> None:
         self._row.phase(phase, time.monotonic_ns())
+
+
+def _entry(claim: Claim, document: dict[str, object], pair: Pair, outcome: PairOutcome) -> StoredEntry:
+    is_conflict = outcome.result in _CONFLICTS
+    key, size_bytes = outcome.keys.npy, pair.npy.size_bytes
+    if is_conflict:
+        log.warning("conflict", key=key, copy=outcome.copy, result=str(outcome.result))
+    log.debug("entry_stored", entry=claim.name, key=key, size_bytes=size_bytes)
+    return StoredEntry(
+        name=claim.name,
+        document=document,
+        keys=outcome.keys,
+        copy=outcome.copy,
+        content_crc=pair.content_crc,
+        etag=outcome.etag,
+        stored_at_ns=time.time_ns(),
+        accepted_at_ns=claim.receive_ns,
+        frame_bytes=claim.size_bytes,
+        counters={"conflicts": int(is_conflict), "stored_bytes": size_bytes},
+    )

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import structlog
@@ -34,6 +34,7 @@ from ingestd.logs import RateLimit
 from ingestd.roles.auditor import Auditor
 from ingestd.roles.breaker import Backoff, Breaker
 from ingestd.roles.context import RoleContext
+from ingestd.roles.finisher import Finished, Finisher
 from ingestd.roles.memory import keep_freed_memory
 from ingestd.roles.pulse import DISK_PATIENCE_S
 from ingestd.roles.recorder import Recorder
@@ -187,6 +188,7 @@ class Uploader:
         self._gate = StoreGate(context.row)
         self._recorder = Recorder(context)
         self._storing = Storing(context, store, self._recorder)
+        self._finisher = Finisher(self._end)
         self._stop = threading.Event()
         self._probed = False
         self._probing = threading.Lock()
@@ -205,6 +207,11 @@ class Uploader:
             for i in range(self._context.settings.uploader.threads)
         ]
         self._phase(Phase.IDLE)
+        with self._finisher:
+            self._serve(threads)
+        self._recorder.flush()
+
+    def _serve(self, threads: list[threading.Thread]) -> None:
         for thread in threads:
             thread.start()
         # The supervisor moves an entry that killed its uploader to failed/, and leaves the catalog to us.
@@ -230,11 +237,10 @@ class Uploader:
         if n_late:
             # Their claims stay in claimed/ and are given back by the next start; the store sees a cut connection.
             log.warning("uploads_cut_off", threads=n_late)
-        self._recorder.flush()
 
     def _look_after_threads(self) -> None:
         """A thread whose turn is past every deadline hangs: end the process, as for a bug."""
-        late_s = time.monotonic() - min(self._due_s.values(), default=float("inf"))
+        late_s = time.monotonic() - min(list(self._due_s.values()), default=float("inf"))
         if late_s > 0:
             log.critical("upload_thread_hangs", late_s=round(late_s, 3))
             faulthandler.dump_traceback()
@@ -277,22 +283,29 @@ class Uploader:
         if claim is None:
             self._ask_for_life()
             return
-        try:
-            self._allow(claim.size_bytes)
-            with self._row.busy(), claim:
-                self._upload(claim)
-        except SpoolBroken as error:
-            self._put_off(error)
-        finally:
-            self._source.done(claim)
+        with contextlib.ExitStack() as held:
+            held.callback(self._source.done, claim)
+            try:
+                self._allow(claim.size_bytes)
+                with self._row.busy(), contextlib.ExitStack() as giving_back:
+                    giving_back.enter_context(claim)
+                    if self._upload(claim):
+                        # The finisher has it now.
+                        giving_back.pop_all()
+                        held.pop_all()
+            except SpoolBroken as error:
+                self._put_off(error)
 
     def _put_off(self, error: SpoolBroken) -> None:
         """The disk refuses a move: the entry stays where it is, and is returned once the disk lets it be."""
         self._source.has_abandoned()
+        self._tell_of_disk(error)
+        self._stop.wait(_WAIT_S)
+
+    def _tell_of_disk(self, error: SpoolBroken) -> None:
         allowed, suppressed = self._limit.admit()
         if allowed:
             log.error("spool_error", error=str(error), suppressed=suppressed)
-        self._stop.wait(_WAIT_S)
 
     def _probe(self) -> bool:
         """Find out what the store supports, once; only one thread does (the gate is shut until it is known)."""
@@ -342,44 +355,73 @@ class Uploader:
         else:
             self._gate.success()
 
-    def _upload(self, claim: Claim) -> None:
-        """Take one entry as far as it goes; every outcome is a move of the claim and a word in log and catalog."""
+    def _upload(self, claim: Claim) -> bool:
+        """Take one entry as far as it goes; whether its pair is stored and the finisher has it.
+
+        Every other outcome is a move of the claim and a word in log and catalog.
+        """
         began_s = time.monotonic()
         try:
-            outcome = self._storing.store(claim)
+            stored = self._storing.store(claim)
         except (FrameError, ConflictError) as error:
             self._gate.withdraw()
             reason = "conflict" if isinstance(error, ConflictError) else "unreadable"
             self._fail(claim, reason, str(error))
-            return
+            return False
         except StoreRefused as error:
             self._gate.withdraw()
             self._defer(claim, error)
-            return
+            return False
         except StoreError as error:
             log.info("upload_failed", entry=claim.name, error=str(error), kind=type(error).__name__)
             self._gate.failure(error)
             if isinstance(error, StoreBusy):
                 # This one waits; the others may fare better.
                 self._source.defer(claim.name, _BUSY.delay_s(self._tries_of(claim.name), error.retry_after_s))
-            return
+            return False
         except SpoolBroken as error:
             self._gate.withdraw()
             log.error("entry_unreadable", entry=claim.name, error=str(error))  # noqa: TRY400 - expected, no traceback
             self._source.defer(claim.name, _REFUSED_FIRST_S)
-            return
+            return False
         self._gate.success()
+        self._tries.pop(claim.name, None)
         self._row.observe(Histogram.UPLOAD_S, time.monotonic() - began_s)
         self._row.observe(Histogram.ACCEPTED_TO_STORED_S, max(0.0, (time.time_ns() - claim.receive_ns) / 1e9))
-        claim.release(retain=self._context.settings.spool.retain_s > 0)
-        self._tries.pop(claim.name, None)
-        log.debug("entry_released", entry=claim.name, result=outcome, elapsed_s=time.monotonic() - began_s)
+        self._finisher.add(Finished(claim, stored, began_s, at_once=self._source.is_alone))
         self._phase(Phase.IDLE)
+        return True
+
+    def _end(self, batch: Sequence[Finished]) -> None:
+        """Record and release entries whose pairs are stored (the finisher's thread)."""
+        try:
+            self._allow(0)
+            self._storing.record([one.stored for one in batch])
+            for one in batch:
+                self._release(one)
+            self._due_s[threading.get_ident()] = float("inf")
+        except BaseException as error:  # noqa: BLE001 - as in the other threads
+            self._die(error)
+
+    def _release(self, one: Finished) -> None:
+        try:
+            one.claim.release(retain=self._context.settings.spool.retain_s > 0)
+        except SpoolBroken as error:
+            self._tell_of_disk(error)
+            return
+        finally:
+            # Where it could not be released it lies in claimed/ and in nobody's hands, and the source returns it.
+            self._source.done(one.claim)
+        log.debug(
+            "entry_released",
+            entry=one.claim.name,
+            result=one.stored.result,
+            elapsed_s=time.monotonic() - one.began_s,
+        )
 
     def _fail(self, claim: Claim, reason: str, error: str) -> None:
         log.error("entry_failed", entry=claim.name, reason=reason, error=error)
-        self._recorder.failed(claim, reason, error)
-        claim.fail(reason, error)
+        self._recorder.fail(claim, reason, error)
         self._row.add(Slot.FAILED)
 
     def _defer(self, claim: Claim, error: StoreRefused) -> None:

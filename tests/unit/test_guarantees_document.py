@@ -82,6 +82,16 @@ def test_the_figures_of_the_filled_disk_are_those_of_its_results():
     assert (found["restarts"], found["lost"], found["surplus"]) == (0, 0, 0)
 
 
+def test_the_table_of_answers_is_that_of_its_results_and_each_was_in_time():
+    found = json.loads((ROOT / "docs" / "results" / "answers.json").read_text())["answers"]
+    assert len(found) == 11
+    for one in found:
+        times = " | ".join(f"{one[name]:.1f} ms" for name in ("p50_ms", "p99_ms", "longest_ms"))
+        assert f"| {one['trouble']} | {one['answered']} | {one['unanswered']} | {times} |" in GUARANTEES
+        assert one["unanswered"] == 0
+        assert one["p99_ms"] < 100
+
+
 def test_the_figures_of_power_loss_are_those_of_its_results():
     found = json.loads((ROOT / "docs" / "results" / "power-loss.json").read_text())
     assert f"{found['states']} states checked, 0 violations" in " ".join(GUARANTEES.split())

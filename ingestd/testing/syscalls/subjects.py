@@ -219,7 +219,7 @@ def _upload_one(stage: Stage, claims: Claims, storing: Storing, name: str) -> No
         if claim is None:
             return
         with claim:
-            storing.store(claim)
+            storing.record([storing.store(claim)])
             claim.release(retain=False)
     except (StoreError, SpoolBroken):
         # As in the daemon: the entry is where it was, or is returned by the next look at abandoned claims.

@@ -101,6 +101,17 @@ def test_rows_follow_entries_that_failed_or_came_back_unrecorded(catalog, layout
     assert catalog.measurement("t", 1)["state"] == "accepted"
 
 
+def test_an_entry_that_fails_while_the_spool_is_looked_through_stays_failed(catalog, layout):
+    one = noise("t", 1)
+    name = spool(layout, 1, one)
+    accept(catalog, name, one)
+    listed = list(spool_files(layout))
+    Claims(layout, "uploader-0").take(name).fail("unreadable", "rot")
+    reconcile(catalog, spool_files(layout))
+    reconcile(catalog, listed)
+    assert catalog.measurement("t", 1)["state"] == "failed"
+
+
 def test_what_is_neither_in_the_spool_nor_in_the_store_is_lost(catalog, layout):
     store = MemoryStore()
     rows = {i: noise("t", i, seed=i) for i in range(4)}

@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -88,7 +89,9 @@ class TestOrder:
 
     def test_two_equal_frames_recorded_as_stored_are_one_and_a_duplicate(self, catalog):
         assert catalog.record_stored([stored(1, noise("t"))]) == []
-        assert catalog.record_stored([stored(2, noise("t"))], {"stored_bytes": 9}) == [name_of(2)]
+        assert catalog.record_stored([replace(stored(2, noise("t")), counters={"stored_bytes": 9})]) == [
+            name_of(2)
+        ]
         totals = catalog.totals()
         assert (totals["stored"], totals["duplicates"], totals["stored_bytes"]) == (1, 1, 0)
         assert balance(totals)

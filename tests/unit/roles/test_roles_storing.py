@@ -57,10 +57,11 @@ class Uploader:
 
     def upload(self, name, *, release=True):
         with self.take(name) as claim:
-            result = self.storing.store(claim)
+            stored = self.storing.store(claim)
+            self.storing.record([stored])
             if release:
                 claim.release(retain=False)
-        return result
+        return stored.result
 
     def totals(self):
         with Catalog.open(self.path) as opened:
@@ -233,12 +234,12 @@ class TestTroubles:
 
     def test_a_failed_entry_is_recorded_with_what_can_be_read_of_it(self, uploader):
         with uploader.take(uploader.accept(one(), recorded=False)) as claim:
-            uploader.recorder.failed(claim, "conflict", "other content")
+            uploader.recorder.fail(claim, "conflict", "other content")
         torn = str(EntryName(1, 1, 1))
         with open(f"{uploader.layout.new}/{torn}", "wb") as file:
             file.write(b"torn")
         with uploader.take(torn) as claim:
-            uploader.recorder.failed(claim, "msgpack", "not what was accepted")
+            uploader.recorder.fail(claim, "msgpack", "not what was accepted")
         assert uploader.totals() == {"failed": 2}
         with Catalog.open(uploader.path) as opened:
             rows = opened.failed(10)["failed"]
