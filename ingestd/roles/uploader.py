@@ -240,6 +240,7 @@ class Uploader:
 
     def _look_after_threads(self) -> None:
         """A thread whose turn is past every deadline hangs: end the process, as for a bug."""
+        # A copy: a thread may take its first turn at this moment.
         late_s = time.monotonic() - min(list(self._due_s.values()), default=float("inf"))
         if late_s > 0:
             log.critical("upload_thread_hangs", late_s=round(late_s, 3))

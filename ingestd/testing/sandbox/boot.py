@@ -216,6 +216,11 @@ def _overlay(machine: Path, root: str) -> None:
 
 def _special_files(new: Path) -> None:
     _mount("-t", "proc", "proc", new / "proc")
+    # The kernel is that of this machine: a systemd that may would set its variables.
+    for variables in (new / "proc/sys", new / "proc/sysrq-trigger"):
+        if variables.exists():
+            _mount("--bind", variables, variables)
+            _mount("-o", "remount,bind,ro", variables)
     _mount("-t", "sysfs", "-o", "ro", "sysfs", new / "sys")
     _mount("-t", "cgroup2", "cgroup2", new / "sys/fs/cgroup")
     for name in ("run", "tmp", "dev"):
