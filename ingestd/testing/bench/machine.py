@@ -1,0 +1,66 @@
+"""Where and with what a benchmark ran: figures without that say nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from typing import Any
+
+import zmq
+
+from ingestd import __version__
+
+__all__ = ["machine", "versions"]
+
+
+def machine(directory: str) -> dict[str, Any]:
+    """Processor, cores, memory, kernel, the file system of a directory, and what else was running."""
+    return {
+        "cpu": _field("/proc/cpuinfo", "model name"),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": platform.release(),
+        "file_system": _file_system(directory),
+        "load_average": os.getloadavg(),
+    }
+
+
+def versions(minio_binary: str | None) -> dict[str, str]:
+    """Of everything that is measured or measures; "" where it is not installed."""
+    found = {"ingestd": __version__, "python": platform.python_version(), "libzmq": zmq.zmq_version()}
+    for name in ("pyzmq", "minio", "boto3", "numpy", "msgpack"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = ""
+    found["minio server"] = _minio_version(minio_binary) if minio_binary else ""
+    return found
+
+
+def _minio_version(binary: str) -> str:
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 - a path that find_minio found
+    return said.stdout.splitlines()[0] if said.stdout else ""
+
+
+def _field(path: str, name: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
+    return ""
+
+
+def _file_system(directory: str) -> str:
+    """Type of the mount that a directory is on."""
+    best = ("", "")
+    real = os.path.realpath(directory)
+    with open("/proc/mounts", encoding="utf-8") as file:
+        for line in file:
+            _, point, kind, *_ = line.split()
+            inside = real == point or real.startswith(point.rstrip("/") + "/")
+            if inside and len(point) >= len(best[0]):
+                best = (point, kind)
+    return best[1]

@@ -1,0 +1,1 @@
+"""What ingestd is measured against, each a process of its own that reads its order from standard input."""
