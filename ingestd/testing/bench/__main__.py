@@ -130,7 +130,8 @@ def main() -> int:
     given = _arguments()
     # The way out of every `with` block is what ends daemons, stores and pushers.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
-    console = Console()
+    # What is no terminal is a log, or a file: long lines stay whole, and tables are not squeezed.
+    console = Console(width=None if sys.stdout.isatty() else 140)
     binary = find_minio()
     if binary is None:
         sys.stderr.write("no MinIO server: run this as scripts/bench, which builds it\n")

@@ -8,6 +8,7 @@ from typing import Any
 
 from ingestd import catalog
 from ingestd.catalog import Catalog, StoredEntry
+from ingestd.errors import IngestdError
 from ingestd.formats.measurement import content_crc, object_keys
 from ingestd.roles.book import catalog_path
 from ingestd.storage.encoding import encode_pair
@@ -130,8 +131,10 @@ class CatalogBench:
                 for number in range(_N_ASKED):
                     args = self._args(kind, number)
                     began_s = time.perf_counter()
-                    client.query(kind, **args)
+                    answer = client.query(kind, **args)
                     took_ms.append((time.perf_counter() - began_s) * 1e3)
+                    if kind == "session" and answer["successful"] != _RECEIVERS:
+                        raise IngestdError(f"{args} has {answer['successful']} measurements, not {_RECEIVERS}")
                 took_ms.sort()
                 values[f"{kind}_p50_ms"] = quantile(took_ms, 0.5)
                 values[f"{kind}_p99_ms"] = quantile(took_ms, 0.99)

@@ -1,0 +1,99 @@
+"""Statistics, demands and gates: pure."""
+
+import dataclasses
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from ingestd.testing.bench import report, results
+from ingestd.testing.bench.results import FIGURES, Figure, Results, Sample
+from ingestd.testing.bench.statistics import quantile, spread
+
+RATIO = Figure("ratio", "g", "m", "ours", ">=", 1.3, 1.7, 1.1, "other")
+
+
+def rounds(*pairs):
+    """Results of rounds with a value of ours and of the other."""
+    samples = []
+    for number, (ours, other) in enumerate(pairs):
+        samples += [Sample("g", "ours", number, {"m": ours}), Sample("g", "other", number, {"m": other})]
+    return Results(samples)
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.001, 1)])
+def test_a_quantile_is_the_nearest_rank(share, value):
+    assert quantile(list(range(1, 101)), share) == value
+
+
+def test_a_quantile_of_one_value_is_that_value():
+    assert quantile([7.0], 0.5) == quantile([7.0], 0.99) == 7.0
+
+
+def test_a_spread_is_median_and_range():
+    assert spread([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
+
+
+def test_each_round_is_set_against_itself():
+    # The machine was three times as slow in the second round, for both.
+    measured = RATIO.measured(rounds((30, 20), (10, 8), (28, 20)))
+    assert measured.spread == (1.4, 1.25, 1.5)
+
+
+def test_a_difference_is_taken_in_each_round():
+    figure = dataclasses.replace(RATIO, how="difference", sense="<=", gate=5)
+    assert figure.measured(rounds((12, 9), (14, 10))).spread == (3.5, 3, 4)
+
+
+def test_a_gate_is_open_above_its_value_and_closed_below():
+    assert RATIO.measured(rounds((11, 10))).passed is True
+    assert RATIO.measured(rounds((10.9, 10))).passed is False
+
+
+def test_a_gate_of_a_cost_is_the_other_way_round():
+    figure = dataclasses.replace(RATIO, sense="<=", against=None, gate=80)
+    assert figure.measured(rounds((80, 1))).passed is True
+    assert figure.measured(rounds((81, 1))).passed is False
+
+
+def test_a_figure_without_a_gate_or_without_values_fails_nothing():
+    assert dataclasses.replace(RATIO, gate=None).measured(rounds((1, 10))).passed is None
+    assert RATIO.measured(Results()) == (None, None)
+
+
+def test_a_round_that_failed_is_left_out_and_said():
+    found = rounds((20, 10), (30, 10))
+    found.samples[2] = Sample("g", "ours", 1, {}, "IngestdError: 3 of 8 objects did not come")
+    assert RATIO.measured(found).spread == (2, 2, 2)
+    assert found.errors() == ["g, ours, round 1: IngestdError: 3 of 8 objects did not come"]
+
+
+def test_objects_that_are_missing_are_said():
+    found = Results([Sample("g", "naive", 0, {"m": 1.0, "missing_objects": 4.0})])
+    assert found.errors() == ["g, naive, round 0: 4 objects are missing"]
+
+
+def test_every_figure_demands_less_than_it_aims_at_and_no_more_than_its_gate():
+    for figure in FIGURES:
+        assert figure.meets(figure.aim, figure.must), figure.name
+        assert figure.gate is None or figure.meets(figure.must, figure.gate), figure.name
+
+
+def test_the_document_has_raw_values_medians_and_figures(monkeypatch):
+    monkeypatch.setattr(results, "FIGURES", (RATIO,))
+    document = json.loads(json.dumps(rounds((30, 20), (10, 8)).document()))
+    assert [one["values"] for one in document["samples"]] == [{"m": 30}, {"m": 20}, {"m": 10}, {"m": 8}]
+    assert document["summary"]["g"]["ours"]["m"] == {"median": 20, "low": 10, "high": 30}
+    assert document["figures"][0]["measured"]["median"] == pytest.approx(1.375)
+    assert document["figures"][0]["passed"] is True
+
+
+def test_the_table_shows_demands_beside_what_was_measured(monkeypatch):
+    monkeypatch.setattr(report, "FIGURES", (RATIO,))
+    console = Console(width=120, file=io.StringIO())
+    console.print(report.figure_table(rounds((10, 10))))
+    text = console.file.getvalue()
+    assert "NOT MET" in text
+    assert "FAILED" in text
+    assert ">= 1.3" in text
