@@ -80,6 +80,7 @@ def _run(given: argparse.Namespace, setting: Setting, directory: str, console: C
                 for case in cases[shift:] + cases[:shift]:
                     progress.update(bar, description=f"{name}: {case.name}")
                     one = _sample(name, case, number, directory)
+                    setting.minio.clear()
                     results.samples.append(one)
                     _say(console, one)
                     progress.advance(bar)

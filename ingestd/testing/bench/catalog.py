@@ -58,7 +58,7 @@ def fill(path: str, n_rows: int = N_ROWS) -> None:
     """Make a catalog: the first row by the real writer, the others by SQL after its pattern."""
     catalog.create(path)
     with Catalog.open(path, bucket="heimdall-raw-iq", busy_timeout_s=10.0) as opened:
-        opened.record_stored([_first()], {"stored_bytes": 0})
+        opened.record_stored([_first()])
         for first in range(1, n_rows, _BATCH):
             with opened._write() as connection:  # noqa: SLF001 - a million calls of the writer take minutes
                 names = [
@@ -134,7 +134,9 @@ class CatalogBench:
                     answer = client.query(kind, **args)
                     took_ms.append((time.perf_counter() - began_s) * 1e3)
                     if kind == "session" and answer["successful"] != _RECEIVERS:
-                        raise IngestdError(f"{args} has {answer['successful']} measurements, not {_RECEIVERS}")
+                        raise IngestdError(
+                            f"{args} has {answer['successful']} measurements, not {_RECEIVERS}"
+                        )
                 took_ms.sort()
                 values[f"{kind}_p50_ms"] = quantile(took_ms, 0.5)
                 values[f"{kind}_p99_ms"] = quantile(took_ms, 0.99)

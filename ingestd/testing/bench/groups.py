@@ -13,6 +13,9 @@ from ingestd.testing.bench.targets import Target
 
 __all__ = ["GROUPS", "SHORT_GROUPS", "Case", "Setting"]
 
+#: Frames before it counts [count]: twenty of each node, more than any buffer or pool takes until it has grown.
+_N_WARM = 140
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -64,7 +67,12 @@ class Setting:
     ) -> Callable[[str], Values]:
         """A run at the point at which everybody is measured: 1 MB, 7 nodes."""
         return lambda directory: runs.throughput(
-            contender, target, plan_of(figures=figures), directory, n_warm=70, n_frames=self.frames(n_frames)
+            contender,
+            target,
+            plan_of(figures=figures),
+            directory,
+            n_warm=_N_WARM,
+            n_frames=self.frames(n_frames),
         )
 
 
@@ -103,8 +111,10 @@ def _quality(setting: Setting) -> Iterator[Case]:
 
 def _latency(setting: Setting) -> Iterator[Case]:
     for rate in (100,) if setting.short else (50, 100):
-        for name, contender in (("ours", contenders.ours()), ("ceiling", setting.ceiling)):
-            yield Case(f"{name} {rate}/s", _latency_run(setting, contender, rate))
+        yield Case(f"ours {rate}/s", _latency_run(setting, contenders.ours(), rate))
+        yield Case(f"ceiling {rate}/s", _latency_run(setting, setting.ceiling, rate))
+        if not setting.short:
+            yield Case(f"naive {rate}/s", _latency_run(setting, contenders.naive(setting.cores), rate))
 
 
 def _latency_run(setting: Setting, contender: Contender, rate: int) -> Callable[[str], Values]:

@@ -10,9 +10,11 @@ kernel, 4 ms). What is counted in the end is a listing through the server.
 from __future__ import annotations
 
 import contextlib
+import glob
 import http.client
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from typing import Protocol, Self
@@ -50,6 +52,9 @@ class Target(Protocol):
 
     def listed(self, bucket: str) -> set[str]:
         """Keys that are there."""
+
+    def clear(self) -> None:
+        """Forget what runs left; none is under way."""
 
 
 def wait_for(watch: Watch, wanted: list[str], timeout_s: float) -> tuple[dict[str, int], list[str]]:
@@ -102,6 +107,9 @@ class NullTarget:
     def listed(self, bucket: str) -> set[str]:  # noqa: ARG002 - there is only one
         """Keys that came."""
         return set(_NullWatch(self.port).times_ns())
+
+    def clear(self) -> None:
+        """There is nothing but names."""
 
 
 class _NullWatch:
@@ -163,6 +171,11 @@ class MinioTarget:
             return {info.key for info in store.list("sessions/")}
         finally:
             store.close()
+
+    def clear(self) -> None:
+        """Remove what runs left, past the server: deleting through it would take as long as the runs did."""
+        for path in glob.glob(os.path.join(self.server.directory, "data", "bench-*")):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class _DiskWatch:
