@@ -7,7 +7,9 @@ import json
 import pytest
 from rich.console import Console
 
+from ingestd.testing.bench import __main__ as bench
 from ingestd.testing.bench import report, results
+from ingestd.testing.bench.plot import plot
 from ingestd.testing.bench.results import FIGURES, Figure, Results, Sample
 from ingestd.testing.bench.statistics import quantile, spread
 
@@ -97,3 +99,25 @@ def test_the_table_shows_demands_beside_what_was_measured(monkeypatch):
     assert "NOT MET" in text
     assert "FAILED" in text
     assert ">= 1.3" in text
+
+
+def test_a_short_run_leaves_out_a_round_for_which_it_has_no_time():
+    assert bench._has_time(80.0, 1)
+    assert not bench._has_time(90.0, 1)
+
+
+def test_a_group_that_is_not_there_is_named_with_those_that_are(capsys):
+    with pytest.raises(SystemExit):
+        bench._arguments(["--only", "minio,nul"])
+    assert "no group nul (allowed: minio, null" in capsys.readouterr().err
+
+
+def test_a_picture_is_drawn_of_whatever_there_is(tmp_path):
+    pytest.importorskip("matplotlib")
+    found = Results([
+        Sample("minio", "ours", 0, {"frames_per_s": 200.0}),
+        Sample("axes", "32 MB", 0, {"cpu_ms": 60.0}),
+        Sample("latency", "ours 100/s", 0, {"p50_ms": 9.0, "p99_ms": 20.0}),
+    ])  # fmt: skip
+    plot(found, str(tmp_path / "bench.png"))
+    assert (tmp_path / "bench.png").stat().st_size > 10_000

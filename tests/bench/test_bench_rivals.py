@@ -18,6 +18,7 @@ from ingestd.testing.bench import contenders
 from ingestd.testing.bench.catalog import CatalogBench
 from ingestd.testing.bench.frames import FrameMaker, npy_object
 from ingestd.testing.bench.inotify import Appearances
+from ingestd.testing.bench.machine import machine, versions
 from ingestd.testing.bench.runs import burst, latency, plan_of, throughput
 from ingestd.testing.bench.targets import MinioTarget, NullTarget
 from ingestd.testing.process_tree import minor_faults
@@ -155,3 +156,13 @@ def test_first_touches_of_memory_are_counted_as_minor_faults():
         for at in range(0, len(pages), mmap.PAGESIZE):
             pages[at] = 1
     assert minor_faults(os.getpid()) >= before + 400
+
+
+def test_what_ran_where_is_written_down(tmp_path, minio_binary):
+    binary = tmp_path / "minio"
+    binary.write_bytes(
+        b"\0path\tgithub.com/minio/minio\nmod\tgithub.com/minio/minio\tv0.0.0-2025-abc\th1:x\n"
+    )
+    assert versions(str(binary))["minio server"] == "v0.0.0-2025-abc"
+    assert versions(minio_binary)["pyzmq"]
+    assert machine(str(tmp_path))["file_system"]

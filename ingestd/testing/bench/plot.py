@@ -61,5 +61,6 @@ def _bars(axis: Any, cases: Cases, metric: str) -> None:
     if metric == "cpu_ms" and any(name.endswith("MB") for name in names):
         # A frame of 32 MB costs what three hundred small ones do.
         axis.set_xscale("log")
+        axis.set_xlim(left=min(medians) / 2)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
