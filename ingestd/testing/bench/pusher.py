@@ -114,14 +114,18 @@ _LINES: dict[str, Callable[[FramePlan, FrameMaker, list[str]], _Line]] = {
 
 
 def _push(line: _Line, first: int, count: int, gap_s: float, together: int) -> Iterator[int]:
-    """Send, and yield when each was handed over [ns since 1970]; `together` frames share one moment."""
-    due_s = time.monotonic()
-    for k in range(first, first + count):
-        if gap_s and (k - first) % together == 0:
-            time.sleep(max(0.0, due_s - time.monotonic()))
-            due_s += gap_s
-        yield time.time_ns()
-        line.send(k)
+    """Send, and yield when each was handed over [ns since 1970]; `together` frames share one moment.
+
+    At a rate it is the moment at which a frame was due: whoever holds the pusher up would otherwise hide from it what
+    the frames behind waited (coordinated omission).
+    """
+    began_s, began_ns = time.monotonic(), time.time_ns()
+    for number in range(count):
+        due_s = number // together * gap_s
+        if gap_s:
+            time.sleep(max(0.0, began_s + due_s - time.monotonic()))
+        yield began_ns + round(due_s * 1e9) if gap_s else time.time_ns()
+        line.send(first + number)
 
 
 def _serve(order: dict[str, Any]) -> None:
