@@ -50,6 +50,9 @@ _MAX_COUNT = 2**62
 #: Rejections and a failed flush are written this long after they came [s].
 _FLUSH_INTERVAL_S = 0.5
 
+#: Acceptances are written at once, but no more often than this [s]: a transaction costs as much for ten as for three.
+_RECORD_INTERVAL_S = 0.05
+
 
 def catalog_path(state_directory: str) -> str:
     """Path of the catalog of a state directory."""
@@ -105,6 +108,8 @@ class Book:
         self._unread: set[tuple[str, int]] = set()
         self._waiting = _Waiting()
         self._flushed_s = 0.0
+        #: When what waits is to be written [s, monotonic].
+        self._due_s = math.inf
         self._looked_s = time.monotonic()
         self._replaced_s = -math.inf
         self._limit = RateLimit(per_s=0.1, burst=3, clock=time.monotonic)
@@ -124,6 +129,7 @@ class Book:
     def note_accepted(self, entry: StagedEntry, measurement: Measurement, now_ns: int) -> None:
         """Take note of an entry that is durable."""
         waiting = self._waiting
+        self._due_s = min(self._due_s, self._flushed_s + _RECORD_INTERVAL_S)
         if len(waiting.entries) < _MAX_WAITING:
             document = metadata.accepted_document(measurement)
             waiting.entries.append(AcceptedEntry(str(entry.name), now_ns, entry.size_bytes, document))
@@ -189,6 +195,7 @@ class Book:
 
     def note_rejected(self, refused: Refused) -> None:
         """Take note of a frame that was rejected."""
+        self._due_s = min(self._due_s, time.monotonic() + _FLUSH_INTERVAL_S)
         waiting, origin, error = self._waiting, refused.origin, refused.error
         if len(waiting.rejections) < _MAX_WAITING:
             node, epoch, seq = origin or (None, None, None)
@@ -263,18 +270,23 @@ class Book:
             self._waiting.ledgers.discard(key)
             self._unread.discard(key)
 
-    def flush(self) -> None:
-        """Tell the catalog everything, in one transaction; on an error it is told again later."""
+    def flush(self) -> bool:
+        """Tell the catalog everything, in one transaction; whether it was. On an error it is told again later."""
         if not self._waiting:
-            return
+            return False
         self._flushed_s = time.monotonic()
         try:
             self._complete_ledgers()
             self._open().record_accepted(self._batch())
         except CatalogError as error:
+            # What comes meanwhile waits with it: the catalog is not asked more often for being broken.
+            self._flushed_s += _FLUSH_INTERVAL_S
+            self._due_s = self._flushed_s
             self._skipped(error)
-            return
+            return False
         self._waiting = _Waiting()
+        self._due_s = math.inf
+        return True
 
     def _complete_ledgers(self) -> None:
         """Add what the catalog holds of ledgers that were begun without it, lest it goes back."""
@@ -297,14 +309,19 @@ class Book:
             counters=waiting.counters,
         )
 
-    def flush_if_due(self) -> None:
-        """Tell the catalog what came without a group commit, and what it did not take before."""
+    @property
+    def due_in_s(self) -> float:
+        """How long what waits may wait [s]; infinite where nothing does."""
+        return max(0.0, self._due_s - time.monotonic())
+
+    def flush_if_due(self) -> bool:
+        """Tell the catalog what has waited long enough; whether it was told anything."""
         now_s = time.monotonic()
-        if self._waiting and now_s - self._flushed_s >= _FLUSH_INTERVAL_S:
-            self.flush()
+        flushed = now_s >= self._due_s and self.flush()
         if now_s - self._looked_s >= _LOOK_INTERVAL_S:
             self._looked_s = now_s
             self._look()
+        return flushed
 
     def _look(self) -> None:
         """Notice a catalog that is gone or broken while nobody sends; queries need one, too."""

@@ -1,7 +1,7 @@
 """The receiver: PULL socket, validation, group commit. Its death loses no accepted frame.
 
 One thread does everything between the socket and the disk, in this order: take what is waiting (at most a group),
-parse it, commit the group to the spool, tell catalog and confirmation, ring the doorbells. While one group is being
+parse it, commit the group to the spool, ring the doorbells, tell catalog and confirmation. While one group is being
 synced, ZeroMQ's own thread fills the next one: waiting longer for more frames would only add latency.
 """
 
@@ -122,10 +122,10 @@ class Receiver:
             if self._held is not None or self._writer.staged:
                 self._retry()
                 continue
-            if any(source is inbox.socket or source == inbox.socket for source, _ in poller.poll(_POLL_MS)):
+            wait_ms = int(min(_POLL_MS, self._book.due_in_s * 1000 + 1))
+            if any(source is inbox.socket or source == inbox.socket for source, _ in poller.poll(wait_ms)):
                 self._turn(inbox)
-            with self._row.at_disk():
-                self._book.flush_if_due()
+            self._record()
             self._phase(Phase.IDLE)
         self._drain(inbox)
 
@@ -200,15 +200,19 @@ class Receiver:
         self._row.add(Slot.ACCEPTED_BYTES, total_bytes)
         self._row.set(Slot.LAST_ACCEPTED_UTC_NS, now_ns)
         self._surveyor.note_accepted(len(group), total_bytes)
-        self._phase(Phase.CATALOG)
         faults.point("accept.named")
+        for arrival in group:
+            self._ring(str(arrival.entry.name))
         for arrival in group:
             self._count_node(arrival.measurement, now_ns)
             self._book.note_accepted(arrival.entry, arrival.measurement, now_ns)
-        self._book.flush()
-        faults.point("accept.recorded")
-        for arrival in group:
-            self._ring(str(arrival.entry.name))
+
+    def _record(self) -> None:
+        """Tell the catalog what was accepted, several groups at once; only then can a node have it confirmed."""
+        self._phase(Phase.CATALOG)
+        with self._row.at_disk():
+            if self._book.flush_if_due():
+                faults.point("accept.recorded")
 
     def _count_node(self, measurement: Measurement, now_ns: int) -> None:
         name = self._book.registered_name(measurement)
@@ -250,8 +254,8 @@ class Receiver:
     def _retry(self) -> None:
         """While the spool refuses: look again whether the held frame and the staged group fit."""
         self._context.stopping(_REFUSED_PAUSE_S)
-        with self._row.at_disk():
-            self._book.flush_if_due()
+        self._record()
+        self._phase(Phase.FULL)
         if self._writer.staged:
             self._commit()
             if self._writer.staged:

@@ -139,12 +139,9 @@ class TestIngestctl:
 
     def test_confirm_and_url_answer(self, daemon):
         assert as_json(ctl(daemon, "--json", "confirm", "nobody", 1))["accepted_upto"] == 0
-        url = ctl(
-            daemon,
-            "url",
-            "tone",
-            as_json(ctl(daemon, "--json", "session", "tone"))["stored_measurements"][0]["websdr_id"],
-        )
+        assert push(daemon, "--test-tone", "--task-id", "answered").returncode == 0
+        (stored,) = as_json(ctl(daemon, "--json", "session", "answered"))["stored_measurements"]
+        url = ctl(daemon, "url", "answered", stored["websdr_id"])
         assert url.stdout.startswith(b"http://127.0.0.1:")
 
     def test_health_of_nobody_is_69(self):

@@ -21,7 +21,7 @@ from ingestd.testing.bench.catalog import CatalogBench
 from ingestd.testing.bench.contenders import CEILING_LEVELS, ceiling, redpanda_binary
 from ingestd.testing.bench.groups import GROUPS, SHORT_GROUPS, Case, Setting
 from ingestd.testing.bench.machine import machine, versions
-from ingestd.testing.bench.report import figure_table, not_compared, samples_table, written
+from ingestd.testing.bench.report import figure_table, markdown, not_compared, samples_table, written
 from ingestd.testing.bench.results import FIGURES, Results, Sample
 from ingestd.testing.bench.runs import plan_of, throughput
 from ingestd.testing.bench.targets import MinioTarget, NullTarget
@@ -49,6 +49,11 @@ def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compare", action="store_true", help="the slow rivals too: guide, redpanda-connect")
     parser.add_argument("--json", metavar="FILE", help="write everything to FILE")
     parser.add_argument("--plot", metavar="FILE.png", help="draw what was measured (needs the extra `plot`)")
+    parser.add_argument(
+        "--markdown",
+        metavar="FILE",
+        help="only print the tables of a JSON FILE as docs/performance.md shows them",
+    )
     given = parser.parse_args(argv)
     given.groups = given.only.split(",") if given.only else list(SHORT_GROUPS if given.short else GROUPS)
     unknown = [name for name in given.groups if name not in GROUPS]
@@ -142,6 +147,9 @@ def _close(given: argparse.Namespace, results: Results, about: dict[str, object]
 def main() -> int:
     """Run what was asked for."""
     given = _arguments()
+    if given.markdown:
+        sys.stdout.write(f"{markdown(Results.read(given.markdown))}\n")
+        return 0
     # The way out of every `with` block is what ends daemons, stores and pushers.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     # What is no terminal is a log, or a file: long lines stay whole, and tables are not squeezed.

@@ -9,7 +9,7 @@ from rich.table import Table
 from ingestd.testing.bench.results import FIGURES, Figure, Results
 from ingestd.testing.bench.statistics import Spread
 
-__all__ = ["figure_table", "not_compared", "samples_table", "written"]
+__all__ = ["figure_table", "markdown", "not_compared", "samples_table", "written"]
 
 
 def written(value: float) -> str:
@@ -62,6 +62,30 @@ def _mark(figure: Figure, value: float) -> str:
     if figure.meets(value, figure.aim):
         return "  +"
     return "" if figure.meets(value, figure.must) else "  NOT MET"
+
+
+def markdown(results: Results) -> str:
+    """Both tables as docs/performance.md shows them."""
+    lines = ["| figure | measured | range | must | aim | |", "|---|---|---|---|---|---|"]
+    for figure in FIGURES:
+        spread = figure.measured(results).spread
+        if spread is None:
+            continue
+        verdict = "aim" if figure.meets(spread.median, figure.aim) else "must"
+        if not figure.meets(spread.median, figure.must):
+            verdict = "**not met**"
+        demands = (f"{figure.sense} {written(figure.must)}", written(figure.aim), verdict)
+        ranges = f"{written(spread.low)} to {written(spread.high)}"
+        lines.append(
+            f"| {figure.name} | {written(spread.median)} {figure.unit} | {ranges} | {' | '.join(demands)} |"
+        )
+    lines += ["", "| group | case | figure | median | range |", "|---|---|---|---|---|"]
+    for group, cases in results.spreads().items():
+        for case, metrics in cases.items():
+            for metric, found in _shown(metrics).items():
+                ranges = f"{written(found.low)} to {written(found.high)}"
+                lines.append(f"| {group} | {case} | {metric} | {written(found.median)} | {ranges} |")
+    return "\n".join(lines)
 
 
 def not_compared(*, compare: bool, has_redpanda: bool) -> list[str]:

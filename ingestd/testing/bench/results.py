@@ -1,10 +1,12 @@
-"""What a benchmark measured, and what is asked of it: one table of figures with their demands. Pure."""
+"""What a benchmark measured, and what is asked of it: one table of figures with their demands."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 from ingestd.testing.bench.statistics import Spread, spread
 
@@ -92,6 +94,12 @@ class Results:
 
     def __init__(self, samples: Sequence[Sample] = ()) -> None:
         self.samples = list(samples)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """Samples of a document that was written."""
+        with open(path, encoding="utf-8") as file:
+            return cls([Sample(**one) for one in json.load(file)["samples"]])
 
     def by_round(self, group: str) -> list[dict[str, Mapping[str, float]]]:
         """For each round: the values of each case that has any."""

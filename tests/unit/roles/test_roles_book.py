@@ -324,3 +324,32 @@ class TestReplacing:
             book.flush()
             book.flush()
         assert totals(path)["accepted"] == 1
+
+
+def test_acceptances_are_recorded_at_once_and_those_that_follow_closely_together(context, path, clock):
+    with Book(context) as book:
+        assert book.due_in_s == float("inf")
+        numbered(book, 0)
+        assert book.due_in_s == 0.0
+        assert book.flush_if_due()
+        for seq in (1, 2, 3):
+            numbered(book, seq)
+            assert not book.flush_if_due()
+        assert 0.0 < book.due_in_s <= 0.05
+        assert confirm(path)["accepted_upto"] == 1
+        clock[0] += 0.06
+        assert book.flush_if_due()
+        assert not book.flush_if_due()
+    assert confirm(path)["accepted_upto"] == 4
+
+
+def test_a_catalog_that_refuses_is_not_asked_more_often_for_what_comes_meanwhile(context, clock, writer):
+    with Book(context) as book:
+        numbered(book, 0)
+        assert not book.flush_if_due()
+        numbered(book, 1)
+        clock[0] += 0.06
+        assert book.due_in_s > 0.3
+        writer.execute("ROLLBACK")
+        clock[0] += 0.5
+        assert book.flush_if_due()
