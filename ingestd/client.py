@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import zmq
 
+from ingestd.curve import ClientKeys
 from ingestd.errors import NotFound, QueryError, Unavailable, UsageError, bounded
 
 __all__ = ["DEFAULT_ENDPOINT", "Client"]
@@ -38,10 +39,26 @@ class Client:
         How long each try waits [s].
     retries
         How many more tries there are after the first.
+    secret_key_file, server_key_file
+        Own secret key and the daemon's public key, where it has CURVE on; both or none.
+
+    Raises
+    ------
+    ConfigError, UsageError
+        In construction: a key file cannot be used.
     """
 
-    def __init__(self, endpoint: str = DEFAULT_ENDPOINT, *, timeout_s: float = 5.0, retries: int = 2) -> None:
+    def __init__(
+        self,
+        endpoint: str = DEFAULT_ENDPOINT,
+        *,
+        timeout_s: float = 5.0,
+        retries: int = 2,
+        secret_key_file: str | None = None,
+        server_key_file: str | None = None,
+    ) -> None:
         self.endpoint = endpoint
+        self._keys = ClientKeys.read(secret_key_file, server_key_file)
         self._timeout_s = timeout_s
         self._retries = retries
         self._number = 0
@@ -118,6 +135,8 @@ class Client:
         # Connecting goes on in the background; the request waits in the socket for it.
         socket.set(zmq.RECONNECT_IVL, 50)
         socket.set(zmq.RECONNECT_IVL_MAX, 500)
+        for option, value in (self._keys.options() if self._keys else {}).items():
+            socket.set(option, value)
         try:
             socket.connect(self.endpoint)
         except zmq.ZMQError as error:

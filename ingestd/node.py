@@ -26,6 +26,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from ingestd.client import Client
+from ingestd.curve import ClientKeys
 from ingestd.errors import FrameError, IngestdError, Unavailable, UsageError, bounded
 from ingestd.formats import frame as wire
 from ingestd.formats import timestamps
@@ -79,6 +80,14 @@ class Node:
         How long `send` waits for the daemon, and the end of the block for confirmation [s].
     max_unconfirmed_bytes
         Payload kept until it is confirmed; `send` waits while there is more.
+    secret_key_file, server_key_file
+        Own secret key and the daemon's public key, where it has CURVE on; both or none. `name` is then the name that
+        the own key has in the daemon's `security.nodes_file`.
+
+    Raises
+    ------
+    ConfigError, UsageError
+        In construction: a key file cannot be used, or there is no name to confirm by.
     """
 
     def __init__(
@@ -90,6 +99,8 @@ class Node:
         query_endpoint: str | None = None,
         timeout_s: float = 30.0,
         max_unconfirmed_bytes: int = 64 * 2**20,
+        secret_key_file: str | None = None,
+        server_key_file: str | None = None,
     ) -> None:
         if query_endpoint is not None and name is None:
             raise UsageError("a confirmed node needs a name (allowed: name=..., or no query_endpoint)")
@@ -112,7 +123,8 @@ class Node:
         self._sending = threading.Lock()
         self._stop = threading.Event()
         self._asked = False
-        self._link = _Link(endpoint)
+        self._key_files = {"secret_key_file": secret_key_file, "server_key_file": server_key_file}
+        self._link = _Link(endpoint, ClientKeys.read(secret_key_file, server_key_file))
         self._thread = threading.Thread(target=self._watch, name="confirm", daemon=True)
 
     def __enter__(self) -> Self:
@@ -305,7 +317,9 @@ class Node:
     def _watch(self) -> None:
         """Ask for confirmation while anything is owed."""
         assert self.query_endpoint is not None
-        with Client(self.query_endpoint, timeout_s=_CONFIRM_TIMEOUT_S, retries=0) as client:
+        with Client(
+            self.query_endpoint, timeout_s=_CONFIRM_TIMEOUT_S, retries=0, **self._key_files
+        ) as client:
             while not self._stop.wait(_CONFIRM_INTERVAL_S):
                 if self._asked and not self.unconfirmed_count:
                     continue
@@ -389,8 +403,10 @@ class Node:
 class _Link:
     """The PUSH socket, and whether anybody is at the other end."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, keys: ClientKeys | None) -> None:
         self._endpoint = endpoint
+        self._keys = keys
+        self._reached = False
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
@@ -406,7 +422,11 @@ class _Link:
         socket.set(zmq.TCP_KEEPALIVE, 1)
         socket.set(zmq.TCP_KEEPALIVE_IDLE, 60)
         self._socket = socket
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        for option, value in (self._keys.options() if self._keys else {}).items():
+            socket.set(option, value)
+        self._monitor = socket.get_monitor_socket(
+            zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
         try:
             socket.connect(self._endpoint)
         except zmq.ZMQError as error:
@@ -421,9 +441,7 @@ class _Link:
         deadline_s = time.monotonic() + timeout_s
         while not self._look():
             if time.monotonic() > deadline_s:
-                raise Unavailable(
-                    f"no answer from {self._endpoint}: nobody listens there (is ingestd running?)"
-                )
+                raise Unavailable(f"no answer from {self._endpoint}: {self._why()}")
         left_ms = max(0, int((deadline_s - time.monotonic()) * 1000))
         if not self._socket.poll(left_ms, zmq.POLLOUT):
             raise Unavailable(
@@ -436,8 +454,20 @@ class _Link:
         """Take the news of the connection; whether it stands. Waits a moment where it does not."""
         assert self._monitor is not None
         while self._monitor.poll(0 if self._connected else _LINK_POLL_MS):
-            self._connected = recv_monitor_message(self._monitor)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            event = recv_monitor_message(self._monitor)["event"]
+            self._connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            self._reached = self._reached or event == zmq.EVENT_CONNECTED
         return self._connected
+
+    def _why(self) -> str:
+        """Why there is no session, as far as this side can know."""
+        if not self._reached:
+            return "nobody listens there (is ingestd running?)"
+        if self._keys is None:
+            return "it does not let us in (it may want a key: secret_key_file, server_key_file; or be full)"
+        return (
+            "it does not let us in (is our key in its security.nodes_file, and server_key_file the daemon's?)"
+        )
 
     def close(self, linger_s: float, *, demand: bool) -> None:
         """Close; with `demand` an error says that frames may be left behind."""

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1] / "ingestd"
 LEVELS = (
     ("ingestd", "errors", "disk", "faults"),
     ("formats",),
-    ("config", "logs"),
+    ("config", "logs", "curve"),
     ("spool",),
     ("storage",),
     ("catalog",),
@@ -38,7 +38,7 @@ HOMES = {
     "sqlite3": {"catalog"},
     "minio": {"storage", "testing"},  # a rival of the benchmark is the SDK's own `put_object`
     "urllib3": {"storage"},
-    "zmq": {"roles", "client", "node", "testing"},
+    "zmq": {"roles", "client", "node", "testing", "curve"},
     "prometheus_client": {"roles"},
     "typer": {"cli"},
     "yaml": {"config", "testing"},

@@ -46,6 +46,8 @@ class Options:
     endpoint: str = QUERY_ENDPOINT
     as_json: bool = False
     timeout_s: float | None = None
+    secret_key_file: str | None = None
+    server_key_file: str | None = None
 
     @property
     def query_timeout_s(self) -> float:
@@ -74,7 +76,13 @@ def open_client(options: Options) -> Iterator[Client]:
 
     try:
         # Two tries within the patience: the second one outlives a daemon that restarts under the first.
-        with Client(options.endpoint, timeout_s=options.query_timeout_s / 2, retries=1) as client:
+        with Client(
+            options.endpoint,
+            timeout_s=options.query_timeout_s / 2,
+            retries=1,
+            secret_key_file=options.secret_key_file,
+            server_key_file=options.server_key_file,
+        ) as client:
             yield client
     except Unavailable as error:
         if str(error).startswith("no answer from"):

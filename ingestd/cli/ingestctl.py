@@ -57,6 +57,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     ctx: typer.Context,
+    *,
     endpoint: Annotated[
         str,
         typer.Option(metavar="E", envvar="INGESTD_QUERY__ENDPOINT", help="Where the daemon answers queries."),
@@ -70,13 +71,22 @@ def _root(
             help=f"Patience [s]: {QUERY_TIMEOUT_S:g} for an answer, for push more the longer it is.",
         ),
     ] = None,
+    secret_key_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Own CURVE key (`ingestd keygen`), where the daemon wants one."),
+    ] = None,
+    server_key_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The daemon's public key; with --secret-key-file.")
+    ] = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     if timeout_s is not None and not 0 < timeout_s < math.inf:
         raise UsageError(f"--timeout {timeout_s} (allowed: a finite number of seconds above 0)")
-    ctx.obj = Options(reachable(endpoint), as_json, timeout_s)
+    if (secret_key_file is None) != (server_key_file is None):
+        raise UsageError("--secret-key-file and --server-key-file go together: the own key and the daemon's")
+    ctx.obj = Options(reachable(endpoint), as_json, timeout_s, secret_key_file, server_key_file)
 
 
 TaskId = Annotated[str, typer.Argument(metavar="TASK", help="Session.")]

@@ -111,6 +111,9 @@ def run(config: ConfigFile = None, assignments: Overrides = None) -> None:
     """Run the daemon until SIGTERM or Ctrl-C; a second signal kills, SIGHUP reloads the settings."""
     settings = _load(config, assignments)
     # Here and not above: the daemon knows every part, the other commands need few.
+    from ingestd.config.keyfiles import check_files  # noqa: PLC0415
+
+    check_files(settings)
     import structlog  # noqa: PLC0415
 
     from ingestd import logs  # noqa: PLC0415
@@ -128,7 +131,10 @@ def run(config: ConfigFile = None, assignments: Overrides = None) -> None:
 def check_config(config: ConfigFile = None, assignments: Overrides = None) -> None:
     """Check the settings; show what is in force and where it comes from, warn of what should be known."""
     settings = _load(config, assignments)
+    from ingestd.config.keyfiles import check_files  # noqa: PLC0415 - see run
     from ingestd.config.report import advice, rows  # noqa: PLC0415 - see run
+
+    check_files(settings)
 
     table = Table("KEY", "VALUE", "FROM", box=None, pad_edge=False, header_style="bold")
     for row in rows(settings):
@@ -160,6 +166,24 @@ def schema() -> None:
     from ingestd.config.report import json_schema  # noqa: PLC0415 - see run
 
     print(json_schema())
+
+
+@app.command()
+def keygen(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Where the secret key goes; a new file.")],
+    *,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make no key: print the public one of the secret key in FILE.")
+    ] = False,
+) -> None:
+    """Make a CURVE key pair, of a daemon, a node or a client: writes the secret key to FILE, prints the public one."""
+    from ingestd import curve  # noqa: PLC0415 - see run
+
+    if public:
+        print(curve.public_key_of(curve.read_secret_key(file)))
+        return
+    print(curve.write_secret_key(file))
+    _say(f"ingestd: the secret key is in {file}; the public key, on stdout, is for the other side")
 
 
 @app.command()

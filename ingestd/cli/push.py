@@ -312,7 +312,13 @@ class Push:
         endpoint = None if self.no_wait else self.options.endpoint
         timeout_s = self.options.timeout_s or _NODE_TIMEOUT_S
         with Node(
-            self.ingest, websdr_id=first.websdr_id, name=name, query_endpoint=endpoint, timeout_s=timeout_s
+            self.ingest,
+            websdr_id=first.websdr_id,
+            name=name,
+            query_endpoint=endpoint,
+            timeout_s=timeout_s,
+            secret_key_file=self.options.secret_key_file,
+            server_key_file=self.options.server_key_file,
         ) as node:
             with progress(size_bytes, sys.stderr) as tell:
                 sent = list(send(chain((first,), rest), node, tell))

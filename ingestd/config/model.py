@@ -104,22 +104,26 @@ class Settings(Section):
         return self
 
     def _check_security(self) -> None:
-        for name in SecuritySettings.model_fields:
-            if getattr(self.security, name) is not None:
+        given = [name for name in SecuritySettings.model_fields if getattr(self.security, name) is not None]
+        for name in ("secret_key_file", "nodes_file"):
+            if given and name not in given:
                 raise SettingError(
-                    "CURVE is not in this version: leave the key out, and let only trusted networks reach the ports",
+                    f"missing, but security.{given[0]} is set: the daemon's key and the list of nodes go together",
                     key=f"security.{name}",
                     hidden=True,
+                    because=f"security.{given[0]}",
                 )
 
     def _check_endpoints(self) -> None:
         for section in ("ingest", "query"):
             endpoint = getattr(self, section).endpoint
             address = values.zmq_address(endpoint)
-            if address and not values.is_loopback(address.host) and not self.ingest.insecure:
+            is_open = self.security.secret_key_file is None and not self.ingest.insecure
+            if address and not values.is_loopback(address.host) and is_open:
                 raise SettingError(
                     "must be a loopback address, because others reach this one and without CURVE anyone may use it; "
-                    "or set ingest.insecure: true where the network is trusted",
+                    "set security.secret_key_file and security.nodes_file, or ingest.insecure: true where the network "
+                    "is trusted",
                     key=f"{section}.endpoint",
                     shown=repr(endpoint),
                 )
@@ -139,6 +143,12 @@ class Settings(Section):
                 )
 
     def _check_store(self) -> None:
+        if self.minio.ca_file is not None and not (self.minio.url or "").lower().startswith("https://"):
+            raise SettingError(
+                "has no effect unless minio.url begins with https://: leave it out, or use https",
+                key="minio.ca_file",
+                shown=repr(self.minio.ca_file),
+            )
         if self.storage.kind != "minio":
             return
         for name in ("url", "access_key", "secret_key"):

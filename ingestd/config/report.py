@@ -102,7 +102,7 @@ def _about_endpoints(settings: Settings) -> Iterator[str]:
         address = values.zmq_address(getattr(settings, section).endpoint)
         if address is None:
             continue
-        if not values.is_loopback(address.host):
+        if not values.is_loopback(address.host) and settings.security.secret_key_file is None:
             yield f"{section}.endpoint: whoever reaches {getattr(settings, section).endpoint} may use it"
         if not _is_known_here(address.host):
             yield f"{section}.endpoint: {bounded(address.host)} is neither an address nor an interface of this machine"

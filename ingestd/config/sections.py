@@ -76,6 +76,15 @@ class IngestSettings(Section):
     max_connections: Integer = Field(
         default=64, ge=1, le=65535, description="senders connected at the same time; more are closed"
     )
+    max_connections_per_address: Integer | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description=(
+            "peers of one address connected at the same time, to either socket; "
+            "null = 16, and any number from this machine"
+        ),
+    )
     insecure: Flag = Field(
         default=False,
         description="allow `ingest.endpoint` and `query.endpoint` on addresses that others reach, without CURVE",
@@ -163,6 +172,10 @@ class MinioSettings(Section):
             "secret key. Better a credential file (`minio__secret_key`) or `MINIO_SECRET_KEY`; never on the command line"
         ),
     )
+    ca_file: Path | None = Field(
+        default=None,
+        description="certificate authority of an https store, as PEM; null = those of the system",
+    )
     bucket_raw_iq: Bucket = Field(
         default="heimdall-raw-iq", description="bucket; a directory's name in the directory store"
     )
@@ -228,8 +241,17 @@ class ScrubSettings(Section):
 
 
 class SecuritySettings(Section):
-    """CURVE keys; not in this version, so a value is refused."""
+    """CURVE: encryption of both sockets, and who may use them; SIGHUP has the lists read again."""
 
-    secret_key_file: Path | None = Field(default=None, description="the daemon's CURVE secret key")
-    nodes_file: Path | None = Field(default=None, description="public keys of the nodes")
-    clients_file: Path | None = Field(default=None, description="public keys of the clients")
+    secret_key_file: Path | None = Field(
+        default=None,
+        description="the daemon's secret key, as `ingestd keygen` writes it; others must not be able to read it. null = no CURVE",
+    )
+    nodes_file: Path | None = Field(
+        default=None,
+        description="public keys of the nodes, a line NAME KEY each; NAME is the `node` of their frames",
+    )
+    clients_file: Path | None = Field(
+        default=None,
+        description="public keys of others that may ask, a line NAME KEY each; nodes may ask too. null = nodes alone",
+    )

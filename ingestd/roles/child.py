@@ -23,7 +23,7 @@ from ingestd import faults
 from ingestd.config import Settings
 from ingestd.errors import ExitCode, IngestdError
 from ingestd.roles.context import RoleContext
-from ingestd.roles.signals import ring
+from ingestd.roles.signals import Mark, ring
 from ingestd.roles.status import Phase, Slot, StatusBlock, StatusLayout
 
 __all__ = ["Parcel", "spawn"]
@@ -108,7 +108,8 @@ def main(argv: Sequence[str]) -> int:
     stop_fd = parcel["stop_fd"]
     # Ctrl-C reaches the whole foreground group; only the supervisor decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    reload = Mark()
+    signal.signal(signal.SIGHUP, lambda _number, _frame: reload.set())
     signal.signal(signal.SIGTERM, lambda _number, _frame: ring(stop_fd))
     settings = Settings.from_bytes(parcel["settings"].encode())
     # structlog draws tracebacks with rich where it finds it; ours are plain, and loading it takes 25 ms of every restart.
@@ -118,7 +119,9 @@ def main(argv: Sequence[str]) -> int:
 
     logs.configure(name, settings.log.level, settings.log.format, for_good=True)
     status = StatusBlock(parcel["status_fd"], StatusLayout(tuple(parcel["roles"]), tuple(parcel["nodes"])))
-    context = RoleContext(name, settings, status, stop_fd, tuple(parcel["doorbell_fds"]), parcel["start_id"])
+    context = RoleContext(
+        name, settings, status, stop_fd, tuple(parcel["doorbell_fds"]), parcel["start_id"], reload
+    )
     context.row.set(Slot.PID, os.getpid())
     context.row.set(Slot.STARTED_NS, time.monotonic_ns())
     context.row.set(Slot.DISK_SINCE_NS, 0)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import select
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ingestd.config import Settings
+from ingestd.roles.signals import Mark
 from ingestd.roles.status import Row, StatusBlock
 
 __all__ = ["RoleContext"]
@@ -29,6 +30,8 @@ class RoleContext:
         Receiver: the sending ends, one per uploader. Uploader: its own receiving end. Others: none.
     start_id
         64 random bits of this start of the daemon; the same for every role, however often it is started again.
+    reload
+        Set by SIGHUP: the lists of keys are to be read again.
     """
 
     name: str
@@ -37,6 +40,7 @@ class RoleContext:
     stop_fd: int
     doorbell_fds: tuple[int, ...] = ()
     start_id: int = 0
+    reload: Mark = field(default_factory=Mark, compare=False)
 
     @property
     def row(self) -> Row:

@@ -9,28 +9,46 @@ from typing import Any
 
 import zmq
 
+from ingestd.config.sections import IngestSettings
+from ingestd.roles.keyring import Keyring
 from ingestd.roles.listening import listen
 
 __all__ = ["Inbox", "Received", "open_inbox"]
 
 #: Messages that wait per peer [count]: high-water marks count messages, and a message may be tens of megabytes.
-_RCVHWM = 4
+RCVHWM = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One message. `n_parts` is 1 for a frame; of a multipart message only the first part is kept."""
+    """One message.
+
+    Parameters
+    ----------
+    frame, n_parts
+        `n_parts` is 1 for a frame; of a multipart message only the first part is kept.
+    peer
+        Its address.
+    owner
+        Name that the sender's key is bound to: "" where the key was taken off the list, None without CURVE.
+    """
 
     frame: memoryview
     peer: str
     n_parts: int
+    owner: str | None = None
+
+    def may_be_from(self, node: str | None) -> bool:
+        """Whether the sender may use this name, or none, in a frame."""
+        return self.owner is None or (self.owner != "" and node in (None, self.owner))
 
 
 class Inbox:
     """Bound PULL socket; non-blocking reads."""
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], keyring: Keyring | None = None) -> None:
         self._socket = socket
+        self._keyring = keyring
 
     @property
     def socket(self) -> zmq.Socket[bytes]:
@@ -48,7 +66,10 @@ class Inbox:
         while more:
             part = self._socket.recv(copy=False)
             n_parts, more = n_parts + 1, part.more
-        return Received(first.buffer, _peer(first), n_parts)
+        owner = (
+            None if self._keyring is None else self._keyring.name_of(_property(first, "User-Id", "")) or ""
+        )
+        return Received(first.buffer, _property(first, "Peer-Address", "unknown"), n_parts, owner)
 
     def refuse_new_peers(self) -> None:
         """Take no further connection; connected peers still deliver."""
@@ -57,15 +78,16 @@ class Inbox:
             self._socket.unbind(endpoint)
 
 
-def _peer(message: zmq.Frame) -> str:
+def _property(message: zmq.Frame, name: str, absent: str) -> str:
+    """Property of the connection that a message came over."""
     try:
-        return str(message["Peer-Address"])
+        return str(message[name])
     except (KeyError, zmq.ZMQError):
-        return "unknown"
+        return absent
 
 
 @contextlib.contextmanager
-def open_inbox(endpoint: str, max_frame_bytes: int, max_connections: int) -> Iterator[Inbox]:
+def open_inbox(settings: IngestSettings, keyring: Keyring | None) -> Iterator[Inbox]:
     """Bind the PULL socket for the length of a `with` block.
 
     Raises
@@ -75,10 +97,12 @@ def open_inbox(endpoint: str, max_frame_bytes: int, max_connections: int) -> Ite
     """
     with listen(
         zmq.PULL,
-        endpoint,
+        settings.endpoint,
         "ingest",
-        max_message_bytes=max_frame_bytes,
-        max_connections=max_connections,
-        marks={zmq.RCVHWM: _RCVHWM},
+        max_message_bytes=settings.max_frame_bytes,
+        max_connections=settings.max_connections,
+        max_per_address=settings.max_connections_per_address,
+        marks={zmq.RCVHWM: RCVHWM},
+        keyring=keyring,
     ) as socket:
-        yield Inbox(socket)
+        yield Inbox(socket, keyring)

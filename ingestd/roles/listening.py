@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import zmq
 
 from ingestd.errors import ConfigError
+from ingestd.roles.keyring import Keyring
 from ingestd.roles.zap import start_zap
 
 __all__ = ["listen"]
@@ -28,6 +29,8 @@ def listen(
     max_message_bytes: int,
     max_connections: int,
     marks: Mapping[int, int],
+    max_per_address: int | None = None,
+    keyring: Keyring | None = None,
 ) -> Iterator[zmq.Socket[bytes]]:
     """Bind a socket for the length of a `with` block.
 
@@ -45,6 +48,10 @@ def listen(
         More peers are turned away.
     marks
         High-water marks [messages per peer].
+    max_per_address
+        More peers of one address are turned away; None = 16, and any number from this machine.
+    keyring
+        Whose keys come in, over CURVE; None = everybody, in clear.
 
     Raises
     ------
@@ -63,10 +70,16 @@ def listen(
         zmq.TCP_KEEPALIVE_CNT: _KEEPALIVE_COUNT,
         **marks,
     }
+    if keyring is not None:
+        options |= {zmq.CURVE_SERVER: 1}
     try:
-        with start_zap(context, max_connections=max_connections) as doorkeeper:
+        with start_zap(
+            context, max_connections=max_connections, max_per_address=max_per_address, keyring=keyring
+        ) as doorkeeper:
             for option, value in options.items():
                 socket.set(option, value)
+            if keyring is not None:
+                socket.set(zmq.CURVE_SECRETKEY, keyring.secret_key.encode("ascii"))
             socket.set(zmq.ZAP_DOMAIN, section.encode())
             doorkeeper.watch(socket)
             try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import zmq
 
 from ingestd.formats.protocol import MAX_REQUEST_BYTES
+from ingestd.roles.keyring import Keyring
 from ingestd.roles.listening import listen
 
 __all__ = ["QuerySocket", "Question", "open_query_socket"]
@@ -41,7 +42,7 @@ _MAX_ENVELOPE = 8
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One message; `envelope` goes in front of the reply and is empty where there can be none (no delimiter).
+    """One message; `envelope` goes in front of the reply and is empty where there can be none (no delimiter, no key).
 
     `body` is the first part after the delimiter, `n_parts` how many there were; a request has one.
     """
@@ -54,8 +55,9 @@ class Question:
 class QuerySocket:
     """Bound ROUTER socket; nothing blocks."""
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], keyring: Keyring | None = None) -> None:
         self._socket = socket
+        self._keyring = keyring
         self._untaken: deque[tuple[bytes, int, zmq.MessageTracker]] = deque()
 
     @property
@@ -66,11 +68,15 @@ class QuerySocket:
     def receive(self) -> Question | None:
         """Take the next message; None where none is waiting."""
         envelope: list[bytes] = []
-        body, n_parts, delimited = b"", 0, False
+        body, n_parts, delimited, is_known = b"", 0, False, True
         try:
             while True:
                 # Parts of one message arrive together, so only the first of them can be missing.
-                part = self._socket.recv(zmq.NOBLOCK)
+                if self._keyring is None:
+                    part = self._socket.recv(zmq.NOBLOCK)
+                else:
+                    message = self._socket.recv(zmq.NOBLOCK, copy=False)
+                    part, is_known = message.bytes, self._knows(message)
                 if delimited:
                     body = body if n_parts else part
                     n_parts += 1
@@ -78,9 +84,17 @@ class QuerySocket:
                     envelope.append(part)
                     delimited = part == b"" and len(envelope) > 1
                 if not self._socket.getsockopt(zmq.RCVMORE):
-                    return Question(tuple(envelope) if delimited else (), body, n_parts)
+                    return Question(tuple(envelope) if delimited and is_known else (), body, n_parts)
         except zmq.Again:
             return None
+
+    def _knows(self, message: zmq.Frame) -> bool:
+        """Whether the sender's key is still on the list; one that was taken off it gets no answer any more."""
+        assert self._keyring is not None
+        try:
+            return self._keyring.name_of(str(message["User-Id"])) is not None
+        except (KeyError, zmq.ZMQError):
+            return False
 
     def reply(self, envelope: tuple[bytes, ...], body: bytes) -> None:
         """Send a reply; one whose client is gone, or does not read, is dropped."""
@@ -101,7 +115,9 @@ class QuerySocket:
 
 
 @contextlib.contextmanager
-def open_query_socket(endpoint: str) -> Iterator[QuerySocket]:
+def open_query_socket(
+    endpoint: str, *, max_per_address: int | None = None, keyring: Keyring | None = None
+) -> Iterator[QuerySocket]:
     """Bind the socket for the length of a `with` block.
 
     Raises
@@ -115,6 +131,8 @@ def open_query_socket(endpoint: str) -> Iterator[QuerySocket]:
         "query",
         max_message_bytes=MAX_REQUEST_BYTES,
         max_connections=MAX_CONNECTIONS,
+        max_per_address=max_per_address,
         marks={zmq.SNDHWM: _SNDHWM, zmq.RCVHWM: _RCVHWM},
+        keyring=keyring,
     ) as socket:
-        yield QuerySocket(socket)
+        yield QuerySocket(socket, keyring)

@@ -25,6 +25,7 @@ from ingestd.logs import RateLimit
 from ingestd.roles.book import Book, Refused
 from ingestd.roles.context import RoleContext
 from ingestd.roles.inbox import Inbox, Received, open_inbox
+from ingestd.roles.keyring import nodes_keyring
 from ingestd.roles.memory import bound_address_space
 from ingestd.roles.status import Histogram, NodeSlot, Phase, Slot, Text
 from ingestd.roles.surveyor import Surveyor
@@ -167,6 +168,8 @@ class Receiver:
                 "size", "", size_bytes, f"at most spool.max_bytes = {self._max_entry_bytes} bytes"
             )
         measurement = wire.parse(received.frame)
+        if not received.may_be_from(measurement.node):
+            raise FrameError("identity", "node", measurement.node, _allowed_name(received))
         entry = self._writer.add(received.frame)
         self._writer.write(entry)
         return _Arrival(entry, measurement)
@@ -233,6 +236,8 @@ class Receiver:
         # The node finds its frame missing and sends it again.
         damaged = received.n_parts > 1 or error.reason == "msgpack"
         origin = None if damaged else wire.origin(received.frame)
+        if origin is not None and not received.may_be_from(origin.node):
+            origin = None
         self._book.note_rejected(Refused(now_ns, received.peer, len(received.frame), error, origin, sample))
         allowed, suppressed = self._log_limit.admit()
         if allowed:
@@ -314,6 +319,12 @@ class Receiver:
         self._row.phase(phase, time.monotonic_ns())
 
 
+def _allowed_name(received: Received) -> str:
+    return (
+        f"{received.owner}, to which its key is bound" if received.owner else "a key of security.nodes_file"
+    )
+
+
 @contextlib.contextmanager
 def _doorbells(fds: Sequence[int]) -> Iterator[list[socket.socket]]:
     sockets = [socket.socket(fileno=os.dup(fd)) for fd in fds]
@@ -345,9 +356,7 @@ def run(context: RoleContext) -> int:
         Book(context) as book,
         Surveyor(context, layout) as surveyor,
         _doorbells(context.doorbell_fds) as bells,
-        open_inbox(
-            settings.ingest.endpoint, settings.ingest.max_frame_bytes, settings.ingest.max_connections
-        ) as inbox,
+        open_inbox(settings.ingest, nodes_keyring(settings, context.reload)) as inbox,
     ):
         Receiver(context, layout, book, surveyor, bells).serve(inbox)
     return 0

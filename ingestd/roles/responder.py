@@ -26,6 +26,7 @@ from ingestd.logs import RateLimit
 from ingestd.roles.answers import CatalogAnswers
 from ingestd.roles.context import RoleContext
 from ingestd.roles.http import serve_http
+from ingestd.roles.keyring import clients_keyring
 from ingestd.roles.lookup import Lookups, start_lookups
 from ingestd.roles.memory import bound_address_space, memory_bytes
 from ingestd.roles.monitor import SAMPLE_S, Monitor, daemon_started_ns
@@ -248,7 +249,11 @@ def open_responder(
         monitor.scrub = progress
 
     with (
-        open_query_socket(settings.query.endpoint) as socket,
+        open_query_socket(
+            settings.query.endpoint,
+            max_per_address=settings.ingest.max_connections_per_address,
+            keyring=clients_keyring(settings, context.reload),
+        ) as socket,
         serve_http(settings.http.endpoint, monitor),
         start_lookups(answers.answer, answers.refresh_totals, answers.interrupt) as lookups,
         start_scrub(settings, open_catalog, open_store, show_scrub),

@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 
-__all__ = ["SignalQueue", "signal_queue"]
+__all__ = ["Mark", "SignalQueue", "ring", "signal_queue"]
 
 
 class SignalQueue:
@@ -47,6 +47,24 @@ def signal_queue(numbers: Sequence[signal.Signals]) -> Iterator[SignalQueue]:
         signal.set_wakeup_fd(before_fd)
         receiver.close()
         sender.close()
+
+
+class Mark:
+    """Something to be done, set by a signal handler: without a lock, which the next signal could find taken."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        """Ask for it."""
+        self._is_set = True
+
+    def take(self) -> bool:
+        """Whether it was asked for since the last call; by one thread."""
+        if not self._is_set:
+            return False
+        self._is_set = False
+        return True
 
 
 def ring(eventfd: int) -> None:

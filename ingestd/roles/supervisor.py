@@ -161,6 +161,8 @@ class Supervisor:
     def _take_signals(self) -> None:
         for number in self._signals.take():
             if number == signal.SIGHUP:
+                # Lists of keys are read again in place; other settings need roles that are started with them.
+                self._pass_on(number)
                 self._reload_again = True
             if number not in (signal.SIGTERM, signal.SIGINT):
                 continue
@@ -172,6 +174,12 @@ class Supervisor:
                 log.info("stopping", signal=number.name)
                 self._stopping = True
                 self._on_stopping()
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        """Give a signal to every role that runs; one that still starts has no handler yet, and reads all anew."""
+        for role in self._roles:
+            if role.popen is not None and role.life.state is RoleState.RUNNING:
+                role.popen.send_signal(number)
 
     def _reap(self) -> None:
         for role in self._roles:

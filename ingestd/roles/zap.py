@@ -1,7 +1,8 @@
-"""The doorkeeper of a ZeroMQ context: a ZAP handler that lets peers in up to a number of connections.
+"""The doorkeeper of a ZeroMQ context: a ZAP handler (RFC 27) that says who comes in.
 
 Without a ZAP handler libzmq takes a peer's first bytes for a ZMTP 1.0 message where they look like one: an HTTP GET on
-the port is *delivered*. With a handler and a ZAP domain such peers are turned away in the handshake.
+the port is *delivered*. With a handler and a ZAP domain such peers are turned away in the handshake. So there always
+is one; with CURVE it also asks whether the peer's key is on the list.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import structlog
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from ingestd import curve
 from ingestd.logs import RateLimit
+from ingestd.roles.connections import Connections, is_loopback
+from ingestd.roles.keyring import Keyring
 
 __all__ = ["Doorkeeper", "start_zap"]
 
@@ -24,13 +28,13 @@ log = structlog.get_logger(__name__)
 #: Where libzmq looks for a handler (RFC 27).
 _ADDRESS = "inproc://zeromq.zap.01"
 
-#: The thread looks this often whether it must stop [ms].
+#: The thread looks this often whether it must stop, or read keys again [ms].
 _POLL_MS = 200
 
 _WATCHED = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 
-#: A connection that is older than this has its handshake behind it [s]: libzmq drops the others (`listening`: 5 s).
-_HANDSHAKE_OVER_S = 6.0
+#: Connections from one address where the settings do not say [count]; this machine itself is not bounded then.
+_MAX_PER_ADDRESS = 16
 
 
 class Doorkeeper:
@@ -42,18 +46,30 @@ class Doorkeeper:
         Whose sockets set ZAP_DOMAIN.
     max_connections
         Connections at the same time; more are turned away, and their peers try again later by themselves.
+    max_per_address
+        Of them from one address; None = 16, and any number from this machine.
+    keyring
+        Whose keys come in; None = everybody (no CURVE).
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], max_connections: int) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        max_connections: int,
+        max_per_address: int | None = None,
+        keyring: Keyring | None = None,
+    ) -> None:
         self._max_connections = max_connections
+        self._max_per_address = max_per_address
+        self._keyring = keyring
         self._handler = context.socket(zmq.REP)
         self._handler.set(zmq.LINGER, 0)
         self._handler.bind(_ADDRESS)
         self._monitor: zmq.Socket[bytes] | None = None
         self._watched: zmq.Socket[bytes] | None = None
-        # Open connections by descriptor: when they were accepted, and whether their handshake is known to be over.
-        self._open: dict[int, tuple[float, bool]] = {}
+        self._connections = Connections(time.monotonic)
         self._limit = RateLimit(per_s=0.1, burst=3, clock=time.monotonic)
+        self._shed_limit = RateLimit(per_s=0.1, burst=1, clock=time.monotonic)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="zap", daemon=True)
 
@@ -83,6 +99,8 @@ class Doorkeeper:
         while not self._stop.is_set():
             try:
                 ready = dict(poller.poll(_POLL_MS))
+                if self._keyring is not None:
+                    self._keyring.reload_if_asked()
                 # What happened before a handshake is counted before it is answered.
                 self._count()
                 if self._handler in ready:
@@ -93,55 +111,71 @@ class Doorkeeper:
 
     def _count(self) -> None:
         assert self._monitor is not None
+        shed_count = self._connections.shed_count
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor)
             kind, descriptor = event["event"], event["value"]
             if kind == zmq.EVENT_ACCEPTED:
-                self._open[descriptor] = (time.monotonic(), False)
+                self._connections.accepted(descriptor)
             elif kind == zmq.EVENT_DISCONNECTED:
-                self._open.pop(descriptor, None)
+                self._connections.closed(descriptor)
             else:
-                self._label()
-
-    def _label(self) -> None:
-        """A handshake succeeded; libzmq does not say whose.
-
-        It takes a millisecond where a silent peer takes until it is dropped, so it is the newest one's. A wrong guess
-        mends itself: whoever is still there after the time for a handshake has had one.
-        """
-        waiting = [(accepted_s, fd) for fd, (accepted_s, done) in self._open.items() if not done]
-        if waiting:
-            accepted_s, newest = max(waiting)
-            self._open[newest] = (accepted_s, True)
-
-    @property
-    def n_connected(self) -> int:
-        """Connections whose handshake is over."""
-        horizon_s = time.monotonic() - _HANDSHAKE_OVER_S
-        return sum(done or accepted_s < horizon_s for accepted_s, done in self._open.values())
+                self._connections.finished_one()
+        if self._connections.shed_count > shed_count and self._shed_limit.admit()[0]:
+            log.warning("silent_peers_closed", total=self._connections.shed_count)
 
     def _answer(self) -> None:
-        request = self._handler.recv_multipart()
-        version, request_id, _, address = (*request, b"", b"", b"", b"")[:4]
-        status, text = b"200", b"OK"
-        if self.n_connected >= self._max_connections:
-            # 300 = temporary: the peer's library connects again after its usual interval.
-            status, text = b"300", b"too many connections"
-            allowed, suppressed = self._limit.admit()
-            if allowed:
-                log.warning(
-                    "peer_turned_away",
-                    peer=address.decode("ascii", "replace"),
-                    connections=self.n_connected,
-                    suppressed=suppressed,
-                )
-        self._handler.send_multipart([version, request_id, status, text, b"", b""])
+        request = [*self._handler.recv_multipart(), *[b""] * 7]
+        version, request_id, _, address, _, mechanism, credential = request[:7]
+        peer = address.decode("ascii", "replace")
+        key = curve.text_of(credential) if mechanism == b"CURVE" else ""
+        why = self._refusal(peer, key)
+        if why is None:
+            # The key, not its name: what a connection may do follows the list as it is when a message comes.
+            reply = [b"200", b"OK", key.encode("ascii"), b""]
+        else:
+            # 300 = temporary. On a 400 a peer's library would give up for good, and a key that is put on the list
+            # later would need a restart of its node.
+            reply = [b"300", why.encode("ascii"), b"", b""]
+            self._tell(peer, key, why)
+        self._handler.send_multipart([version, request_id, *reply])
+
+    def _refusal(self, peer: str, key: str) -> str | None:
+        """Why a peer cannot come in; None where it can."""
+        if self._keyring is not None and self._keyring.name_of(key) is None:
+            return "unknown key"
+        if self._connections.n_done >= self._max_connections:
+            return "too many connections"
+        limit = self._max_per_address
+        if limit is None and not is_loopback(peer):
+            limit = _MAX_PER_ADDRESS
+        if limit is not None and self._connections.n_done_from(peer) >= limit:
+            return "too many connections from this address"
+        return None
+
+    def _tell(self, peer: str, key: str, why: str) -> None:
+        allowed, suppressed = self._limit.admit()
+        if allowed:
+            log.warning(
+                "peer_turned_away",
+                peer=peer,
+                why=why,
+                public_key=key,
+                connections=self._connections.n_done,
+                suppressed=suppressed,
+            )
 
 
 @contextlib.contextmanager
-def start_zap(context: zmq.Context[zmq.Socket[bytes]], *, max_connections: int) -> Iterator[Doorkeeper]:
+def start_zap(
+    context: zmq.Context[zmq.Socket[bytes]],
+    *,
+    max_connections: int,
+    max_per_address: int | None = None,
+    keyring: Keyring | None = None,
+) -> Iterator[Doorkeeper]:
     """Have a doorkeeper for the length of a `with` block; `watch` the socket before binding it."""
-    doorkeeper = Doorkeeper(context, max_connections)
+    doorkeeper = Doorkeeper(context, max_connections, max_per_address, keyring)
     try:
         yield doorkeeper
     finally:

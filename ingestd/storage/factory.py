@@ -27,4 +27,5 @@ def open_store(settings: Settings) -> ObjectStore:
         settings.minio_secret_key or "",
         bucket,
         region=settings.minio.region,
+        ca_file=settings.minio.ca_file,
     )

@@ -64,6 +64,8 @@ class DaemonProcess:
         Fixed ports; free ones where None.
     program
         Begin of the command line: an installed release, or by default this very interpreter and package.
+    client_keys
+        Files with the secret key of the clients that are made here, and with the daemon's public key.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class DaemonProcess:
         query_port: int | None = None,
         http_port: int | None = None,
         program: Sequence[str] = (sys.executable, "-m", "ingestd"),
+        client_keys: tuple[str, str] | None = None,
     ) -> None:
         self._program = tuple(program)
         self.directory = os.fspath(directory)
@@ -86,6 +89,7 @@ class DaemonProcess:
         self.config_path = os.path.join(self.directory, "config.yaml")
         self.log_path = os.path.join(self.directory, "ingestd.log")
         self._environ = dict(environ or {})
+        self._client_keys = client_keys or (None, None)
         self._settings: dict[str, Any] = {
             "state_directory": self.state_directory,
             "ingest": {"endpoint": self.ingest_endpoint},
@@ -149,7 +153,14 @@ class DaemonProcess:
 
     def client(self, timeout_s: float = 5.0, retries: int = 2) -> Client:
         """A client of this daemon."""
-        return Client(self.query_endpoint, timeout_s=timeout_s, retries=retries)
+        secret_key_file, server_key_file = self._client_keys
+        return Client(
+            self.query_endpoint,
+            timeout_s=timeout_s,
+            retries=retries,
+            secret_key_file=secret_key_file,
+            server_key_file=server_key_file,
+        )
 
     def push(self, *measurements: Measurement) -> None:
         """Send frames over plain PUSH, without confirmation."""

@@ -29,6 +29,7 @@ class StandInDaemon:
         self.asked = []
         self.nodes = []
         self.clients = []
+        self.key_files = []
         self.looks_until_stored = 0
 
     def accept(self, measurement):
@@ -94,7 +95,8 @@ class _Open:
 
 def client_class(stand_in):
     class Client(_Open):
-        def __init__(self, endpoint, *, timeout_s=5.0, retries=2):
+        def __init__(self, endpoint, *, timeout_s=5.0, retries=2, **key_files):
+            stand_in.key_files.append(key_files)
             stand_in.clients.append((endpoint, timeout_s * (retries + 1)))
 
         def query(self, cmd, **args):
@@ -105,7 +107,10 @@ def client_class(stand_in):
 
 def node_class(stand_in):
     class Node(_Open):
-        def __init__(self, ingest_endpoint, *, websdr_id, name, query_endpoint=None, timeout_s=30.0):
+        def __init__(
+            self, ingest_endpoint, *, websdr_id, name, query_endpoint=None, timeout_s=30.0, **key_files
+        ):
+            stand_in.key_files.append(key_files)
             stand_in.nodes.append((ingest_endpoint, websdr_id, name, query_endpoint))
             self._name, self._seq = name, 0
 

@@ -351,3 +351,17 @@ def test_help_loads_neither_sockets_nor_numpy():
         ).returncode
         == 0
     )
+
+
+def test_key_files_reach_every_socket_and_one_alone_is_a_wrong_command_line(daemon, ingestctl):
+    both = ("--secret-key-file", "own.key", "--server-key-file", "daemon.pub")
+    code, _, _ = ingestctl(*both, "push", "--test-tone")
+    assert code == 0
+    wanted = {"secret_key_file": "own.key", "server_key_file": "daemon.pub"}
+    assert daemon.nodes
+    assert daemon.clients
+    assert all(given == wanted for given in daemon.key_files)
+    for one in (both[:2], both[2:]):
+        code, _, err = ingestctl(*one, "health")
+        assert code == 2
+        assert "go together" in err

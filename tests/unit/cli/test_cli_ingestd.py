@@ -292,3 +292,56 @@ def test_doctor_speaks_json_to_programs(ingestd, monkeypatch):
     assert json.loads(out) == {
         "check": "clock", "level": "warning", "text": "not synchronised", "advice": "run chrony",
     }  # fmt: skip
+
+
+# -- keygen -------------------------------------------------------------------------------------------------------
+
+
+def test_keygen_writes_a_file_for_its_owner_alone_and_prints_the_public_key(ingestd, tmp_path):
+    path = tmp_path / "daemon.key"
+    code, out, err = ingestd("keygen", path)
+    assert code == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    secret = path.read_text().splitlines()[-1]
+    assert len(out.strip()) == len(secret) == 40
+    assert secret not in out + err
+    assert ingestd("keygen", "--public", path)[1] == out
+
+
+def test_keygen_never_replaces_a_key(ingestd, tmp_path):
+    path = tmp_path / "daemon.key"
+    ingestd("keygen", path)
+    before = path.read_text()
+    code, out, err = ingestd("keygen", path)
+    assert (code, out) == (2, "")
+    assert "never replaced" in err
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("command", ["check-config", "run"])
+def test_a_key_file_that_cannot_be_used_is_named_before_anything_starts(ingestd, tmp_path, command):
+    key, nodes = tmp_path / "daemon.key", tmp_path / "nodes"
+    ingestd("keygen", key)
+    sets = ("--set", f"security.secret_key_file={key}", "--set", f"security.nodes_file={nodes}")
+    code, _, err = ingestd(command, *sets)
+    assert code == 78
+    assert "security.nodes_file (command line)" in err
+    nodes.write_text("north abc\n")
+    code, _, err = ingestd(command, *sets)
+    assert code == 78
+    assert f"{nodes}:1: must be NAME PUBLIC_KEY" in err
+    nodes.write_text("")
+    key.chmod(0o604)
+    code, _, err = ingestd(command, *sets)
+    assert code == 78
+    assert "chmod 0400" in err
+
+
+def test_check_config_takes_good_key_files(ingestd, tmp_path):
+    key, nodes = tmp_path / "daemon.key", tmp_path / "nodes"
+    public = ingestd("keygen", key)[1].strip()
+    nodes.write_text(f"north {public}\n")
+    sets = ("--set", f"security.secret_key_file={key}", "--set", f"security.nodes_file={nodes}")
+    code, out, _ = ingestd("check-config", *sets, "--set", "ingest.endpoint=tcp://0.0.0.0:5555")
+    assert code == 0
+    assert key.read_text().splitlines()[-1] not in out

@@ -101,11 +101,32 @@ def test_a_spool_that_no_frame_fits_into_is_an_error():
     )
 
 
-@pytest.mark.parametrize("name", ["secret_key_file", "nodes_file", "clients_file"])
-def test_curve_keys_are_refused_and_not_ignored(name):
-    message = refusal({f"security.{name}": "/etc/ingestd/curve"})
-    assert message.startswith(f"security.{name} (command line)")
-    assert "not in this version" in message
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ("nodes_file", "secret_key_file"),
+        ("clients_file", "secret_key_file"),
+        ("secret_key_file", "nodes_file"),
+    ],
+)
+def test_half_of_curve_is_an_error_that_names_the_other_half(given, missing):
+    message = refusal({f"security.{given}": "/nowhere/curve"})
+    assert message.startswith(f"security.{missing}: missing, but security.{given} is set")
+    assert "command line" in message
+
+
+@pytest.mark.parametrize("section", ["ingest", "query"])
+def test_with_curve_an_endpoint_may_be_one_that_others_reach(section):
+    keys = {"security.secret_key_file": "/nowhere/key", "security.nodes_file": "/nowhere/nodes"}
+    settings = load(overrides={f"{section}.endpoint": "tcp://0.0.0.0:7000", **keys}, environ={})
+    assert not settings.ingest.insecure
+    assert not [text for text in report.advice(settings) if "may use it" in text]
+
+
+@pytest.mark.parametrize("url", ["http://store:9000", "store:9000"])
+def test_a_ca_file_without_https_is_an_error(url):
+    message = refusal({"minio.ca_file": "/etc/ca.pem"}, {**STORE, "MINIO_URL": url})
+    assert message.startswith("minio.ca_file = '/etc/ca.pem' (command line): has no effect")
 
 
 def test_a_key_file_that_others_can_read_is_refused(tmp_path):

@@ -34,6 +34,7 @@ VALUES = {
     "ingest.endpoint": ("tcp://127.0.0.1:6555", "tcp://127.0.0.1:6555"),
     "ingest.max_frame_bytes": ("32 MiB", 2**25),
     "ingest.max_connections": ("7", 7),
+    "ingest.max_connections_per_address": ("3", 3),
     "ingest.insecure": ("true", True),
     "query.endpoint": ("ipc:///run/query", "ipc:///run/query"),
     "http.endpoint": ("[::1]:9200", "[::1]:9200"),
@@ -48,6 +49,7 @@ VALUES = {
     "minio.url": ("https://store.example:9000", "https://store.example:9000"),
     "minio.access_key": ("access", "access"),
     "minio.secret_key": (SECRET, SECRET),
+    "minio.ca_file": ("/etc/store-ca.pem", "/etc/store-ca.pem"),
     "minio.bucket_raw_iq": ("other-bucket", "other-bucket"),
     "minio.region": ("eu-1", "eu-1"),
     "uploader.count": ("3", 3),
@@ -59,7 +61,7 @@ VALUES = {
     "scrub.pairs_per_s": ("2.5", 2.5),
     "nodes": ('[{"name": "a"}]', 1),
 }
-COMPANIONS = {"MINIO_URL": "a:1", "MINIO_ACCESS_KEY": "b", "MINIO_SECRET_KEY": "c"}
+COMPANIONS = {"MINIO_URL": "https://a:1", "MINIO_ACCESS_KEY": "b", "MINIO_SECRET_KEY": "c"}
 
 
 def got(settings, name):
@@ -94,7 +96,9 @@ def test_every_key_is_read_from_a_credential(name, credentials):
         {} if name.startswith("minio") and "bucket" not in name and "region" not in name else COMPANIONS
     )
     files = (
-        {"minio__url": "a:1", "minio__access_key": "b", "minio__secret_key": "c"} if not companions else {}
+        {"minio__url": "https://a:1", "minio__access_key": "b", "minio__secret_key": "c"}
+        if not companions
+        else {}
     )
     files[KEYS[name].credential] = text + "\n"
     settings = load(environ={**companions, "CREDENTIALS_DIRECTORY": credentials(**files)})
@@ -206,7 +210,7 @@ def test_the_example_of_the_guide_works_as_it_is(monkeypatch):
     from ingestd.config import settings
 
     try:
-        assert settings.minio_url == "a:1"
+        assert settings.minio_url == "https://a:1"
         assert settings.minio_access_key == "b"
         assert settings.minio_secret_key == "c"
         assert settings.minio_bucket_raw_iq == "of-the-guide"

@@ -1,0 +1,154 @@
+"""The open connections of one ZeroMQ socket, as its monitor tells of them, and which of them have to go.
+
+libzmq accepts whoever comes and drops a silent peer after five seconds: thousands of them would take every descriptor
+of the process until then. What is too much is shut down here, by descriptor, the oldest of the most numerous address
+first, so that whoever is in the middle of an honest handshake, which takes milliseconds, is not touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["Connections", "is_loopback"]
+
+#: A connection that is older than this has its handshake behind it [s]: libzmq drops the others (`listening`: 5 s).
+_HANDSHAKE_OVER_S = 6.0
+
+#: Connections whose handshake is not over [count]: with more, the oldest that has not even greeted is shut down ...
+MAX_SILENT = 256
+
+#: ... and with more than this the oldest of all, whatever it said.
+MAX_UNFINISHED = 512
+
+#: A ZMTP greeting [bytes] (RFC 23); who has sent less is certainly not done with the handshake.
+_GREETING_BYTES = 64
+
+#: Where `tcpi_bytes_received` is in `struct tcp_info` (linux/tcp.h) [bytes].
+_BYTES_RECEIVED_AT = 128
+
+
+@dataclass(slots=True)
+class _Open:
+    accepted_s: float
+    address: str
+    done: bool = False
+
+
+class Connections:
+    """Counts connections by descriptor.
+
+    Parameters
+    ----------
+    clock
+        Monotonic [s].
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._open: dict[int, _Open] = {}
+        #: Connections that were shut down before their handshake was over.
+        self.shed_count = 0
+
+    def accepted(self, fd: int) -> None:
+        """A peer was let into the handshake; another one may have to leave it."""
+        self._open[fd] = _Open(self._clock(), _address(fd))
+        self._shed()
+
+    def closed(self, fd: int) -> None:
+        """A connection ended."""
+        self._open.pop(fd, None)
+
+    def finished_one(self) -> None:
+        """A handshake succeeded; libzmq does not say whose.
+
+        It takes a millisecond where a silent peer takes until it is dropped, so it is the newest one's that has sent a
+        greeting. A wrong guess mends itself: whoever is still there after the time for a handshake has had one.
+        """
+        for fd, one in reversed(self._unfinished()):
+            # None: not a TCP connection; a peer on this machine is believed.
+            if (received := _bytes_received(fd)) is None or received >= _GREETING_BYTES:
+                one.done = True
+                return
+
+    def _unfinished(self) -> list[tuple[int, _Open]]:
+        """Connections that are not done, the oldest first."""
+        return [(fd, one) for fd, one in self._open.items() if not self._is_done(one)]
+
+    def _is_done(self, one: _Open) -> bool:
+        return one.done or one.accepted_s < self._clock() - _HANDSHAKE_OVER_S
+
+    @property
+    def n_done(self) -> int:
+        """Connections whose handshake is over."""
+        return sum(map(self._is_done, self._open.values()))
+
+    def n_done_from(self, address: str) -> int:
+        """Those of them that come from one address."""
+        return sum(self._is_done(one) for one in self._open.values() if one.address == address)
+
+    def _shed(self) -> None:
+        unfinished = self._unfinished()
+        if len(unfinished) <= MAX_SILENT:
+            return
+        counts = Counter(one.address for _, one in unfinished)
+        most = max(counts.values())
+        crowd = [(fd, one) for fd, one in unfinished if counts[one.address] == most]
+        silent = (fd for fd, _ in crowd if (_bytes_received(fd) or 0) < _GREETING_BYTES)
+        victim = next(silent, crowd[0][0] if len(unfinished) > MAX_UNFINISHED else None)
+        if victim is not None:
+            # libzmq finds the end of the stream and closes it; the descriptor stays its own until then.
+            _shut_down(victim)
+            self._open.pop(victim)
+            self.shed_count += 1
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a peer is on this machine; a local socket has no address."""
+    try:
+        return ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback
+    except ValueError:
+        return True
+
+
+def _socket_of(fd: int) -> socket.socket:
+    """A socket object of its own for a descriptor that belongs to libzmq."""
+    duplicate = os.dup(fd)
+    try:
+        return socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        raise
+
+
+def _address(fd: int) -> str:
+    """IP address of the peer, as ZAP writes it; "" where there is none, or where it is gone already."""
+    with contextlib.suppress(OSError), _socket_of(fd) as peer:
+        name = peer.getpeername()
+        return str(name[0]) if isinstance(name, tuple) else ""
+    return ""
+
+
+def _bytes_received(fd: int) -> int | None:
+    """What came in over a TCP connection so far [bytes]; None where the kernel does not tell."""
+    try:
+        with _socket_of(fd) as peer:
+            info = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED_AT + 8)
+    except OSError:
+        return None
+    return (
+        int(struct.unpack_from("=Q", info, _BYTES_RECEIVED_AT)[0]) if len(info) > _BYTES_RECEIVED_AT else None
+    )
+
+
+def _shut_down(fd: int) -> None:
+    # A descriptor that was closed and is somebody else's by now: no socket, and this is an error; or a peer's, which
+    # connects again.
+    with contextlib.suppress(OSError), _socket_of(fd) as peer:
+        peer.shutdown(socket.SHUT_RDWR)
