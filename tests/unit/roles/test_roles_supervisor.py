@@ -34,7 +34,12 @@ class Toys:
 
     def _spec(self, name, program, **options):
         def spawn(stop_fd):
-            popen = subprocess.Popen([sys.executable, "-S", "-c", program, str(stop_fd)], pass_fds=(stop_fd,))
+            # Deaf to SIGHUP from its first moment: these are ready before they run.
+            popen = subprocess.Popen(
+                [sys.executable, "-S", "-c", program, str(stop_fd)],
+                pass_fds=(stop_fd,),
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),  # noqa: PLW1509 - this test starts no threads that hold locks
+            )
             self.spawned[name].append(popen.pid)
             return popen
 
