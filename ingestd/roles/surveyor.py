@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Self
 
 import structlog
@@ -13,7 +14,7 @@ from ingestd.roles.context import RoleContext
 from ingestd.roles.status import Slot
 from ingestd.spool import Bounds, SpoolLayout, SpoolSurvey, survey
 from ingestd.spool.claims import remove_expired
-from ingestd.spool.survey import free_bytes
+from ingestd.spool.survey import free_bytes, marks_ns
 
 __all__ = ["Surveyor"]
 
@@ -24,6 +25,9 @@ INTERVAL_S = 1.0
 
 #: ... but never more than this share of the time is spent counting: a spool of 100,000 entries takes a while.
 _SHARE = 0.05
+
+#: Directories that were not changed for this long before a look [ns] have a time stamp that a change will differ from.
+_STILL_NS = 10**9
 
 
 class Surveyor:
@@ -50,6 +54,8 @@ class Surveyor:
         self._stop = threading.Event()
         self._hurry = threading.Event()
         self._last: SpoolSurvey | None = None
+        self._marks: tuple[int, ...] = ()
+        self._is_still = False
         self._accepted_bytes = 0
         self._accepted_count = 0
         self._foreign: tuple[str, ...] = ()
@@ -99,7 +105,7 @@ class Surveyor:
             before_count, before_bytes = self._accepted_count, self._accepted_bytes
         try:
             self._keep_retention()
-            seen = survey(self._layout)
+            seen = self._survey()
         except SpoolBroken as error:
             log.error("survey_failed", error=str(error))  # noqa: TRY400 - an expected error has no traceback
             return time.monotonic() - began_s
@@ -110,6 +116,20 @@ class Surveyor:
             extra_bytes = self._accepted_bytes
         self._publish(seen, extra_bytes)
         return time.monotonic() - began_s
+
+    def _survey(self) -> SpoolSurvey:
+        """Look through the spool, or, where nothing moved since the last look, at the disk alone.
+
+        A backlog of an outage is a hundred thousand files that lie still.
+        """
+        marks, now_ns = marks_ns(self._layout), time.time_ns()
+        if self._last is not None and self._is_still and marks == self._marks:
+            return replace(self._last, free_bytes=free_bytes(self._layout.root))
+        seen = survey(self._layout)
+        self._marks = marks
+        # What moves again within the granularity of a time stamp leaves the same one.
+        self._is_still = max(marks) < now_ns - _STILL_NS
+        return seen
 
     def _keep_retention(self) -> None:
         """Remove retained entries that are too old, or in the way of acceptance."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ingestd.spool.layout import SpoolLayout, entry_files, spool_errors
 from ingestd.spool.names import EntryName
 
-__all__ = ["Bounds", "SpoolSurvey", "survey"]
+__all__ = ["Bounds", "SpoolSurvey", "free_bytes", "marks_ns", "survey"]
 
 #: Foreign files named in an alarm at most.
 _FOREIGN_MAX_COUNT = 10
@@ -70,17 +70,25 @@ def free_bytes(path: str) -> int:
     return stat.f_bavail * stat.f_frsize
 
 
+def _waiting(layout: SpoolLayout) -> list[str]:
+    """Directories with entries that wait or are claimed."""
+    return [layout.new, *(e.path for e in os.scandir(layout.claimed) if e.is_dir(follow_symlinks=False))]
+
+
+def marks_ns(layout: SpoolLayout) -> tuple[int, ...]:
+    """When each directory of the spool was changed last [ns since 1970]: as long as none is, a survey stays true."""
+    with spool_errors("looking at the spool"):
+        directories = [*_waiting(layout), layout.claimed, layout.failed, layout.retained]
+        return tuple(os.stat(directory).st_mtime_ns for directory in directories)
+
+
 def survey(layout: SpoolLayout) -> SpoolSurvey:
     """Count what is in the spool. Entries that move meanwhile may be counted in either place or, rarely, in none."""
     with spool_errors("looking through the spool"):
         entries = total_bytes = foreign_count = 0
         oldest_ns = 0
         foreign: list[str] = []
-        waiting = [
-            layout.new,
-            *(e.path for e in os.scandir(layout.claimed) if e.is_dir(follow_symlinks=False)),
-        ]
-        for directory in waiting:
+        for directory in _waiting(layout):
             with contextlib.suppress(FileNotFoundError), os.scandir(directory) as listing:
                 for entry in listing:
                     name = EntryName.parse(entry.name)

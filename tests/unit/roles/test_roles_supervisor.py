@@ -38,7 +38,7 @@ class Toys:
             popen = subprocess.Popen(
                 [sys.executable, "-S", "-c", program, str(stop_fd)],
                 pass_fds=(stop_fd,),
-                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),  # noqa: PLW1509 - this test starts no threads that hold locks
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),  # noqa: PLW1509 - it takes no lock
             )
             self.spawned[name].append(popen.pid)
             return popen
