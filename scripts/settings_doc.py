@@ -28,8 +28,8 @@ _HEAD = """\
 
 <!-- Written by scripts/settings_doc.py out of ingestd/config; change it there and run that. -->
 
-`ingestd check-config` checks the settings, shows what is in force and where each value comes from, and warns of what
-should be known. `ingestd config show` prints the same as a config file, `ingestd config schema` the JSON schema of one.
+`ingestd check-config` checks the settings, shows what is in force and where each value comes from and how much memory
+they may take, and warns of what should be known. `ingestd config show` prints the same as a config file, `ingestd config schema` the JSON schema of one.
 [config.yaml](../config.yaml) is a config file with every key at its default, so as it is it changes nothing.
 
 ## Where settings come from

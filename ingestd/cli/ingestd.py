@@ -111,43 +111,66 @@ def run(config: ConfigFile = None, assignments: Overrides = None) -> None:
     """Run the daemon until SIGTERM or Ctrl-C; a second signal kills, SIGHUP reloads the settings."""
     settings = _load(config, assignments)
     # Here and not above: the daemon knows every part, the other commands need few.
-    from ingestd.config.keyfiles import check_files  # noqa: PLC0415
-
-    check_files(settings)
     import structlog  # noqa: PLC0415
 
     from ingestd import logs  # noqa: PLC0415
-    from ingestd.config.report import advice  # noqa: PLC0415
     from ingestd.roles.daemon import run as run_daemon  # noqa: PLC0415
 
+    known = _examined(settings)
     logs.configure("supervisor", settings.log.level, settings.log.format)
     log = structlog.get_logger(__name__)
-    for text in advice(settings):
+    for text in known:
         log.warning("config_advice", text=text)
     raise typer.Exit(run_daemon(settings, lambda: _load(config, assignments)))
 
 
-@app.command()
-def check_config(config: ConfigFile = None, assignments: Overrides = None) -> None:
-    """Check the settings; show what is in force and where it comes from, warn of what should be known."""
-    settings = _load(config, assignments)
+def _examined(settings: Settings) -> list[str]:
+    """Refuse settings that cannot work on this machine; returns what should be known of the others."""
     from ingestd.config.keyfiles import check_files  # noqa: PLC0415 - see run
-    from ingestd.config.report import advice, rows  # noqa: PLC0415 - see run
+    from ingestd.config.report import advice  # noqa: PLC0415 - see run
+    from ingestd.roles import budget  # noqa: PLC0415 - see run
 
     check_files(settings)
+    available_bytes = budget.available_bytes()
+    budget.refuse_what_cannot_work(settings, available_bytes)
+    return [*advice(settings), *budget.advice(settings, available_bytes)]
 
+
+def _show(table: Table) -> None:
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    console = Console(width=_UNBOUNDED, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+@app.command()
+def check_config(config: ConfigFile = None, assignments: Overrides = None) -> None:
+    """Check the settings; show what is in force, where it comes from, and the memory it may take; warn."""
+    settings = _load(config, assignments)
+    from ingestd.config.report import rows  # noqa: PLC0415 - see run
+    from ingestd.roles import budget  # noqa: PLC0415 - see run
+
+    known = _examined(settings)
     table = Table("KEY", "VALUE", "FROM", box=None, pad_edge=False, header_style="bold")
     for row in rows(settings):
         # Text, not str: a value is never read as markup.
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
-    if sys.stdout.isatty():
-        Console().print(table)
-    else:
-        console = Console(width=_UNBOUNDED, no_color=True)
-        with console.capture() as capture:
-            console.print(table)
-        print("\n".join(line.rstrip() for line in capture.get().splitlines()))
-    for text in advice(settings):
+    _show(table)
+    shares = budget.shares(settings)
+    memory = Table("MEMORY", "AT MOST", "BECAUSE", box=None, pad_edge=False, header_style="bold")
+    for share in shares:
+        memory.add_row(share.role, budget.size_text(share.size_bytes), Text(share.reckoning))
+    total_bytes = sum(share.size_bytes for share in shares)
+    available = budget.size_text(budget.available_bytes())
+    memory.add_row(
+        "all", budget.size_text(total_bytes), f"of {available} that this machine or control group has"
+    )
+    print()
+    _show(memory)
+    for text in known:
         _say(f"ingestd: warning: {text}")
 
 

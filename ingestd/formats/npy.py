@@ -23,6 +23,9 @@ HEADER_BYTES = 128
 _MAGIC = b"\x93NUMPY\x01\x00"
 _SAMPLE_BYTES = 8
 
+#: Values converted at once [count]: source, indices and result stay in the second-level cache.
+_BLOCK = 32 * 1024
+
 #: How source integers become full scale 1.0: (NumPy type, what is subtracted, divisor).
 _SCALES: dict[str, tuple[str, float, float]] = {
     "ci16_le": ("<i2", 0.0, 32768.0),
@@ -95,12 +98,20 @@ def to_complex64(payload: bytes | memoryview, datatype: str) -> npt.NDArray[np.c
     if np.dtype(source).itemsize == 1:
         codes = np.arange(256, dtype="u1").view(source).astype(np.float64)
         table = ((codes - middle) / divisor).astype("<f4")
-        codes_sent = np.frombuffer(payload, dtype="u1")
-        converted: npt.NDArray[np.complex64] = table[codes_sent].view("<c8")
-        return converted
-    # A power of two divides exactly in float32.
-    values = np.frombuffer(payload, dtype=source).astype("<f4")
-    values *= np.float32(1.0 / divisor)
+        sent = np.frombuffer(payload, dtype="u1")
+    else:
+        table = None
+        sent = np.frombuffer(payload, dtype=source)
+    values = np.empty(len(sent), dtype="<f4")
+    # In blocks, straight into the result: what NumPy makes in between (indices of 8 bytes out of codes of one) stays
+    # small and in the cache, which takes half the time.
+    for start in range(0, len(sent), _BLOCK):
+        block, into = sent[start : start + _BLOCK], values[start : start + _BLOCK]
+        if table is not None:
+            np.take(table, block, out=into, mode="clip")
+        else:
+            # A power of two divides exactly in float32.
+            np.multiply(block, np.float32(1.0 / divisor), out=into)
     return values.view("<c8")
 
 

@@ -5,7 +5,29 @@ from __future__ import annotations
 import ctypes
 import resource
 
-__all__ = ["bound_address_space", "keep_freed_memory", "memory_bytes"]
+__all__ = [
+    "PARTS_PER_UPLOAD",
+    "RESPONDER_BEYOND_BYTES",
+    "bound_address_space",
+    "keep_freed_memory",
+    "memory_bytes",
+    "receiver_beyond_bytes",
+    "uploader_beyond_bytes",
+]
+
+#: Address space of the receiver beyond that of its start and of a few of the longest frames [bytes]: 64 peers with
+#: four frames of a megabyte each are an eighth of it; endless parts of one message are not.
+_RECEIVER_BEYOND_BYTES = 2 * 2**30
+
+#: Of the responder [bytes]: a peer that sends parts of one message without end is cut off when libzmq gets no more.
+RESPONDER_BEYOND_BYTES = 2**30
+
+#: What an upload holds at most, in frames [count]: the frame as it was sent and, of 8-bit samples, the fourfold of it.
+PARTS_PER_UPLOAD = 5
+
+#: Of an uploader beyond its uploads [bytes]: glibc reserves 64 MiB for each thread that allocates, and keeps as much.
+_UPLOADER_BEYOND_BYTES = 2**30
+_ARENA_BYTES = 128 * 2**20
 
 #: glibc's mallopt(3): parameter numbers, and how much of a freed heap stays with the process [bytes]. As it comes,
 #: glibc gives every block of a megabyte back to the kernel and faults it in again, page by page, for the next frame.
@@ -37,6 +59,16 @@ def memory_bytes() -> tuple[int, int]:
     with open("/proc/self/statm", "rb") as file:
         size, resident = file.read().split()[:2]
     return int(size) * resource.getpagesize(), int(resident) * resource.getpagesize()
+
+
+def receiver_beyond_bytes(max_frame_bytes: int) -> int:
+    """Address space that the receiver may take beyond its start [bytes]."""
+    return _RECEIVER_BEYOND_BYTES + 4 * max_frame_bytes
+
+
+def uploader_beyond_bytes(max_frame_bytes: int, n_threads: int) -> int:
+    """Address space that an uploader may take beyond its start [bytes]; honest work stays below."""
+    return _UPLOADER_BEYOND_BYTES + n_threads * (_ARENA_BYTES + 2 * PARTS_PER_UPLOAD * max_frame_bytes)
 
 
 def bound_address_space(beyond_bytes: int) -> None:

@@ -21,7 +21,7 @@ from ingestd.roles.listening import listen
 __all__ = ["QuerySocket", "Question", "open_query_socket"]
 
 #: Requests that wait per peer [count]: each may be 64 KiB.
-_RCVHWM = 32
+QUERY_RCVHWM = 32
 
 #: Replies that wait per peer [count]; libzmq drops what is beyond. It learns in steps of half of this what was sent,
 #: so a peer may have at least 128 requests under way and gets every reply; a REQ client has one.
@@ -132,7 +132,7 @@ def open_query_socket(
         max_message_bytes=MAX_REQUEST_BYTES,
         max_connections=MAX_CONNECTIONS,
         max_per_address=max_per_address,
-        marks={zmq.SNDHWM: _SNDHWM, zmq.RCVHWM: _RCVHWM},
+        marks={zmq.SNDHWM: _SNDHWM, zmq.RCVHWM: QUERY_RCVHWM},
         keyring=keyring,
     ) as socket:
         yield QuerySocket(socket, keyring)

@@ -26,7 +26,7 @@ from ingestd.roles.book import Book, Refused
 from ingestd.roles.context import RoleContext
 from ingestd.roles.inbox import Inbox, Received, open_inbox
 from ingestd.roles.keyring import nodes_keyring
-from ingestd.roles.memory import bound_address_space
+from ingestd.roles.memory import bound_address_space, receiver_beyond_bytes
 from ingestd.roles.status import Histogram, NodeSlot, Phase, Slot, Text
 from ingestd.roles.surveyor import Surveyor
 from ingestd.spool import RejectedSamples, SpoolLayout, SpoolWriter, StagedEntry, Step
@@ -59,10 +59,6 @@ _IMPLAUSIBLE_AHEAD_NS = 60 * 10**9
 
 #: A commit that takes longer is named in health [ns].
 _SLOW_COMMIT_NS = 10**9
-
-#: Address space beyond that of the start and of a few of the longest frames [bytes]: 64 peers with four frames of a
-#: megabyte each are an eighth of it; endless parts of one message are not.
-_ADDRESS_SPACE_BYTES = 2 * 2**30
 
 
 @dataclass(slots=True)
@@ -349,7 +345,7 @@ def _discard_unfinished(layout: SpoolLayout) -> None:
 def run(context: RoleContext) -> int:
     """Run the receiver until it is told to stop."""
     settings = context.settings
-    bound_address_space(_ADDRESS_SPACE_BYTES + 4 * settings.ingest.max_frame_bytes)
+    bound_address_space(receiver_beyond_bytes(settings.ingest.max_frame_bytes))
     layout = SpoolLayout(settings.state_directory)
     _discard_unfinished(layout)
     with (

@@ -28,7 +28,7 @@ from ingestd.roles.context import RoleContext
 from ingestd.roles.http import serve_http
 from ingestd.roles.keyring import clients_keyring
 from ingestd.roles.lookup import Lookups, start_lookups
-from ingestd.roles.memory import bound_address_space, memory_bytes
+from ingestd.roles.memory import RESPONDER_BEYOND_BYTES, bound_address_space, memory_bytes
 from ingestd.roles.monitor import SAMPLE_S, Monitor, daemon_started_ns
 from ingestd.roles.query_socket import QuerySocket, Question, open_query_socket
 from ingestd.roles.scrub import start_scrub
@@ -58,12 +58,9 @@ _TAKE_MAX_COUNT = 256
 #: Longest wait for a request [ms].
 _POLL_MS = 500
 
-#: Address space beyond that of the start [bytes]: a peer that sends parts of one message without end is cut off when
-#: libzmq gets no more memory ...
-_ADDRESS_SPACE_BYTES = 2**30
-
-#: ... but libzmq does not give back what it has: with more than this [bytes] the role ends, and is back in half a
-#: second. Honest traffic needs a tenth.
+#: A peer that sends parts of one message without end is cut off when libzmq gets no more memory, but libzmq does not
+#: give back what it has: with more than this [bytes] the role ends, and is back in half a second. Honest traffic needs
+#: a tenth.
 _BLOATED_BYTES = 2**29
 
 #: Frame and document versions that this daemon reads and writes.
@@ -266,6 +263,6 @@ def open_responder(
 
 def run(context: RoleContext) -> int:
     """Run the responder until it is told to stop."""
-    bound_address_space(_ADDRESS_SPACE_BYTES)
+    bound_address_space(RESPONDER_BEYOND_BYTES)
     with open_responder(context) as responder:
         return responder.serve()

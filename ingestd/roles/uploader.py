@@ -35,7 +35,7 @@ from ingestd.roles.auditor import Auditor
 from ingestd.roles.breaker import Backoff, Breaker
 from ingestd.roles.context import RoleContext
 from ingestd.roles.finisher import Finished, Finisher
-from ingestd.roles.memory import keep_freed_memory
+from ingestd.roles.memory import bound_address_space, keep_freed_memory, uploader_beyond_bytes
 from ingestd.roles.pulse import DISK_PATIENCE_S
 from ingestd.roles.recorder import Recorder
 from ingestd.roles.source import WorkSource
@@ -461,6 +461,8 @@ def _source(context: RoleContext, layout: SpoolLayout) -> Iterator[WorkSource]:
 def run(context: RoleContext) -> int:
     """Run one uploader until it is told to stop."""
     keep_freed_memory()
+    settings = context.settings
+    bound_address_space(uploader_beyond_bytes(settings.ingest.max_frame_bytes, settings.uploader.threads))
     layout = SpoolLayout(context.settings.state_directory)
     # What the supervisor could not give back (a disk error at that moment) is given back here.
     returned, _ = layout.return_claims(context.name, counts=False)

@@ -14,7 +14,7 @@ from ingestd.config import load, sources
 from ingestd.config.keys import KEYS
 from ingestd.config.types import MASK
 from ingestd.errors import SpoolLocked, StoreUnreachable
-from ingestd.roles import daemon, doctor, maintenance
+from ingestd.roles import budget, daemon, doctor, maintenance
 
 SECRET = "s3cr3t-of-the-store"
 STORE = {"MINIO_URL": "http://store:9000", "MINIO_ACCESS_KEY": "access", "MINIO_SECRET_KEY": SECRET}
@@ -110,7 +110,8 @@ def test_a_wrong_command_line_exits_2_with_nothing_on_stdout(argv, ingestd):
 def test_check_config_shows_every_key_with_value_and_origin(ingestd):
     code, out, err = ingestd("check-config", "--set", "log.level=debug", environ=STORE)
     assert (code, err) == (0, "")
-    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in out.splitlines()[1:]}
+    table = out.partition("\n\n")[0]
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in table.splitlines()[1:]}
     assert list(rows) == list(KEYS)
     assert rows["log.level"] == ["debug", "command line"]
     assert rows["minio.url"] == ["http://store:9000", "environment MINIO_URL"]
@@ -345,3 +346,28 @@ def test_check_config_takes_good_key_files(ingestd, tmp_path):
     code, out, _ = ingestd("check-config", *sets, "--set", "ingest.endpoint=tcp://0.0.0.0:5555")
     assert code == 0
     assert key.read_text().splitlines()[-1] not in out
+
+
+# -- memory -------------------------------------------------------------------------------------------------------
+
+
+def test_check_config_prints_what_memory_every_role_may_take(ingestd):
+    code, out, _ = ingestd("check-config", "--set", "ingest.max_frame_bytes=1 MiB")
+    assert code == 0
+    rows = out.partition("MEMORY")[2].splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["supervisor", "receiver", "uploaders", "responder", "all"]
+
+
+@pytest.mark.parametrize("command", ["check-config", "run"])
+def test_a_frame_that_the_machine_cannot_hold_four_times_is_refused(ingestd, monkeypatch, command):
+    monkeypatch.setattr(budget, "available_bytes", lambda: 2**28 - 1)
+    code, _, err = ingestd(command, "--set", "ingest.max_frame_bytes=64 MiB")
+    assert code == 78
+    assert "4 times over" in err
+
+
+def test_a_worst_case_beyond_the_machine_is_a_warning(ingestd, monkeypatch):
+    monkeypatch.setattr(budget, "available_bytes", lambda: 2**28)
+    code, _, err = ingestd("check-config")
+    assert code == 0
+    assert "ingestd: warning: ingest.max_frame_bytes: at the worst" in err
