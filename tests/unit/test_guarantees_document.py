@@ -72,6 +72,8 @@ def test_the_times_of_a_restart_are_those_of_its_results():
     half = quantile(receiver_ms, 0.5)
     assert f"{half:.0f} ms (median of {len(receiver_ms)}, longest {receiver_ms[-1]:.0f} ms;" in said
     assert f"{quantile(daemon_s, 0.5):.2f} s (median of {len(daemon_s)})" in said
+    assert quantile(receiver_ms, 0.99) < 500
+    assert daemon_s[-1] < 1 + found["entries"] / 10_000
 
 
 def test_the_figures_of_the_filled_disk_are_those_of_its_results():
