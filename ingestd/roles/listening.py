@@ -16,6 +16,10 @@ __all__ = ["listen"]
 #: A peer that has not finished its handshake by then is dropped [ms].
 _HANDSHAKE_MS = 5000
 
+#: Connections that wait to be accepted [count]: with libzmq's 100 a crowd of strangers costs an honest peer the second
+#: after which TCP asks again.
+_BACKLOG = 1024
+
 #: TCP keepalive instead of ZMTP heartbeats, whose time-out kills large frames on slow links [s, s, count].
 _KEEPALIVE_IDLE_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT = 60, 15, 4
 
@@ -63,6 +67,7 @@ def listen(
     options = {
         zmq.LINGER: 0,
         zmq.MAXMSGSIZE: max_message_bytes,
+        zmq.BACKLOG: _BACKLOG,
         zmq.HANDSHAKE_IVL: _HANDSHAKE_MS,
         zmq.TCP_KEEPALIVE: 1,
         zmq.TCP_KEEPALIVE_IDLE: _KEEPALIVE_IDLE_S,

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import resource
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import msgpack
 import pytest
 import zmq
 
+from ingestd.errors import NotFound
 from ingestd.formats import frame as wire
 from ingestd.testing.daemon_process import DaemonProcess, pusher
 from ingestd.testing.frames import noise
@@ -37,6 +40,33 @@ def next_good_frame_goes_through(daemon, name):
     before = daemon.stats()["total"]["accepted"]
     daemon.push(noise(name))
     wait_until(lambda: daemon.stats()["total"]["accepted"] > before, 10.0, "the next good frame")
+
+
+def milliseconds_to_accept(daemon, name):
+    """From a new connection to the disk, by the clock that the daemon books the acceptance with."""
+    began_ns = time.time_ns()
+    daemon.push(noise(name, 1, n_samples=100))
+
+    def accepted():
+        with daemon.client() as client, contextlib.suppress(NotFound):
+            return client.measurement(name, 1)
+
+    return (wait_until(accepted, 10.0, name)["accepted_at_ns"] - began_ns) / 1e6
+
+
+def is_closed(peer, timeout_s):
+    """Whether the other side closes a connection in time; what it says before that is read."""
+    peer.settimeout(0.5)
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            if not peer.recv(4096):
+                return True
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return True
+    return False
 
 
 HOSTILE_BYTES = {
@@ -150,6 +180,74 @@ def test_senders_beyond_max_connections_wait_and_the_others_are_served(daemon):
         )
         peers[1].close()
         assert ninth.poll(5000, zmq.POLLOUT), "a place that got free is taken"
+
+
+#: What begins like ZMTP 3.1 with the mechanism NULL, and its READY command, cut in the middle.
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(16) + b"\x00" + bytes(31)
+HALF_READY = b"\x04\x19\x05READY\x0bSocket-"
+
+
+@pytest.mark.parametrize("port", ["ingest", "query"])
+def test_silent_and_dripping_peers_are_dropped_when_the_time_for_a_handshake_is_over(daemon, port):
+    endpoint = address(getattr(daemon, f"{port}_endpoint"))
+    stop = threading.Event()
+
+    def drip(peer):
+        for byte in GREETING + HALF_READY:
+            with contextlib.suppress(OSError):
+                peer.sendall(bytes([byte]))
+            if stop.wait(0.5):
+                return
+
+    with contextlib.ExitStack() as stack:
+        peers = {
+            name: stack.enter_context(socket.create_connection(endpoint, timeout=10))
+            for name in ("silent", "dripping", "half a handshake")
+        }
+        peers["half a handshake"].sendall(GREETING + HALF_READY)
+        thread = threading.Thread(target=drip, args=(peers["dripping"],))
+        thread.start()
+        try:
+            assert {name: is_closed(peer, 9.0) for name, peer in peers.items()} == dict.fromkeys(peers, True)
+        finally:
+            stop.set()
+            thread.join()
+    next_good_frame_goes_through(daemon, f"after-drip-{port}")
+
+
+@contextlib.contextmanager
+def open_files(count):
+    """Let this process have so many files open; the limit of other processes stays."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(count, hard)), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("port", ["ingest", "query"])
+def test_five_thousand_idle_connections_shut_nobody_out(daemon, port):
+    endpoint = address(getattr(daemon, f"{port}_endpoint"))
+    pids = daemon.role_pids()
+    with contextlib.ExitStack() as stack, open_files(5200):
+        for _ in range(5000):
+            stack.enter_context(socket.create_connection(endpoint, timeout=10))
+        assert milliseconds_to_accept(daemon, f"beside-idle-{port}") < 500
+        assert daemon.health()["status"] in {"healthy", "degraded"}
+        assert len(os.listdir(f"/proc/{pids['receiver']}/fd")) < 700
+        assert len(os.listdir(f"/proc/{pids['responder']}/fd")) < 700
+    assert daemon.role_pids() == pids, "a role died"
+
+
+@pytest.mark.parametrize("parts", [2, 300])
+def test_a_message_of_several_parts_is_rejected_once_and_drained(daemon, parts):
+    before = daemon.stats()["rejected"].get("multipart", 0)
+    with pusher(daemon.ingest_endpoint) as peer:
+        peer.send_multipart([wire.encode(noise("parts"))] * parts)
+        peer.send(wire.encode(noise(f"after-{parts}-parts")))
+        wait_until(lambda: daemon.stats()["rejected"].get("multipart", 0) == before + 1, what="the rejection")
+    next_good_frame_goes_through(daemon, f"next-after-{parts}-parts")
 
 
 @pytest.mark.parametrize(
