@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ingestd.testing.outage import OutageResult
 from ingestd.testing.torture.report import markdown, quantile, read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +83,22 @@ def test_the_figures_of_the_filled_disk_are_those_of_its_results():
     assert said in " ".join(GUARANTEES.split())
     assert found["cycles"] >= 500
     assert (found["restarts"], found["lost"], found["surplus"]) == (0, 0, 0)
+
+
+def test_the_figures_of_an_outage_are_those_of_its_results_and_each_is_as_demanded():
+    found = json.loads((ROOT / "docs" / "results" / "outage.json").read_text())
+    result = OutageResult(**found["result"])
+    assert result.good
+    for said in (
+        f"| {result.backlog_count} entries |",
+        f"| {result.resident_drift_bytes / 2**20:+.1f} MiB |",
+        f"| {100 * result.idle_cpu_share:.2f} % of a core |",
+        f"| {result.log_lines_per_min:.1f} a minute |",
+        f"| {result.rep_p99_ms:.1f} ms | < 100 ms |",
+        f"of the clean rate of {result.clean_rate:.1f} frames/s | {100 * result.drain_share:.0f} % |",
+        f"| {result.new_latency_p50_s:.2f} s |",
+    ):
+        assert said in GUARANTEES, said
 
 
 def test_the_table_of_answers_is_that_of_its_results_and_each_was_in_time():
