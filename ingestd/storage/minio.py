@@ -41,6 +41,7 @@ from ingestd.storage.reply import MAX_ERROR_BYTES, Reply
 from ingestd.storage.retrying import RetryBudget
 from ingestd.storage.s3_errors import error_of, error_of_answer, error_of_sdk, fault
 from ingestd.storage.signing import Signer
+from ingestd.storage.sdk_pool import BoundedPool
 
 __all__ = ["MinioStore"]
 
@@ -107,7 +108,7 @@ class MinioStore:
         self._signer = Signer(access_key, secret_key, self._region)
         self._budget = RetryBudget()
         self._http = HttpClient(self._endpoint, ca_file=ca_file, timing=timing)
-        self._pool = urllib3.PoolManager(
+        self._pool = BoundedPool(
             timeout=urllib3.Timeout(connect=_SDK_CONNECT_S, read=_SDK_READ_S),
             retries=False,
             ca_certs=ca_file,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import urllib.request
 from typing import IO, Self
@@ -42,6 +43,8 @@ class MinioServer:
         Of the root user.
     port
         Fixed port; a free one where None.
+    certs_directory
+        With `public.crt` and `private.key` of a server that speaks https; http where None.
     """
 
     def __init__(
@@ -52,18 +55,20 @@ class MinioServer:
         access_key: str = "ingestd-test",
         secret_key: str = "ingestd-test-secret",  # noqa: S107 - of a server that lives for one test on loopback
         port: int | None = None,
+        certs_directory: str | os.PathLike[str] | None = None,
     ) -> None:
         self.directory = os.fspath(directory)
         self.access_key, self.secret_key = access_key, secret_key
         self.port = port or free_port()
         self._binary = binary
+        self._certs_directory = certs_directory
         self._popen: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'' if self._certs_directory is None else 's'}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -99,9 +104,10 @@ class MinioServer:
             # Its certificates and configuration stay out of the user's home.
             "HOME": self.directory,
         }
+        certs = [] if self._certs_directory is None else ["--certs-dir", os.fspath(self._certs_directory)]
         self._log = open(os.path.join(self.directory, "minio.log"), "ab")  # noqa: SIM115 - closed by stop
         self._popen = subprocess.Popen(  # noqa: S603 - a path that find_minio found
-            [self._binary, "server", "--quiet", "--address", f"127.0.0.1:{self.port}", data],
+            [self._binary, "server", "--quiet", *certs, "--address", f"127.0.0.1:{self.port}", data],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
@@ -120,7 +126,12 @@ class MinioServer:
             raise Unavailable(f"MinIO ended; see {self.directory}/minio.log")
         # A 200 of /ready comes before the server can make a bucket; that of /cluster does not.
         url = f"{self.url}/minio/health/cluster"
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1.0) as reply:  # noqa: S310 - http on loopback
+        # Whether it lives is asked of whoever is there; whether it is trusted is the test's own question.
+        context = ssl._create_unverified_context()  # noqa: S323, SLF001 - as said
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(url, timeout=1.0, context=context) as reply,  # noqa: S310 - http on loopback
+        ):
             return bool(reply.status == 200)
         return False
 

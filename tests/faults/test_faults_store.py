@@ -1,6 +1,7 @@
 """MinioStore before a server that misbehaves: what is no proof is no success, and every wait ends."""
 
 import contextlib
+import gzip
 import random
 import select
 import socket
@@ -8,6 +9,7 @@ import ssl
 import struct
 import threading
 import time
+import tracemalloc
 
 import pytest
 
@@ -539,6 +541,44 @@ class TestListing:
             with pytest.raises(StoreError) as caught:
                 list(store.list(""))
             assert type(caught.value) is kind
+
+    @pytest.mark.parametrize("status", [200, 500])
+    def test_an_endless_reply_is_cut(self, status):
+        def act(connection, *_):
+            connection.sendall(b"HTTP/1.1 %d no\r\nContent-Type: application/xml\r\n" % status)
+            connection.sendall(b"Content-Length: 1073741824\r\n\r\n")
+            with contextlib.suppress(OSError):
+                for _ in range(16384):
+                    connection.sendall(bytes(65536))
+                    act.sent_bytes += 65536
+            return False
+
+        act.sent_bytes = 0
+        with store_before(act) as (store, _):
+            with pytest.raises(StoreUnreachable):
+                list(store.list(""))
+        assert act.sent_bytes < 64 * 2**20
+
+    def test_what_claims_to_be_gzip_is_not_unpacked(self):
+        bomb = gzip.compress(bytes(100 * 2**20))
+        tracemalloc.start()
+        try:
+            with store_before(says_once(reply(200, bomb, Content_Encoding="gzip"))) as (store, _):
+                with pytest.raises(StoreCorrupt):
+                    list(store.list(""))
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak_bytes < 10 * 2**20
+
+    def test_entities_that_grow_are_no_listing(self):
+        entities = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 10))
+        bomb = f'<!DOCTYPE l [<!ENTITY e0 "{"x" * 100}">{entities}]><ListBucketResult><Name>&e9;</Name></ListBucketResult>'
+        began_s = time.monotonic()
+        with store_before(says_once(reply(200, bomb.encode()))) as (store, _):
+            with pytest.raises(StoreCorrupt):
+                list(store.list(""))
+        assert time.monotonic() - began_s < 5.0
 
     def test_a_listing_that_does_not_come_is_given_up(self, monkeypatch):
         monkeypatch.setattr("ingestd.storage.minio._SDK_READ_S", 0.2)
