@@ -2,18 +2,22 @@
 
 import contextlib
 import json
+import math
 import os
+import pickle
 import resource
 import socket
+import struct
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import msgpack
 import pytest
 import zmq
 
-from ingestd.errors import NotFound
+from ingestd.errors import NotFound, Unavailable
 from ingestd.formats import frame as wire
 from ingestd.testing.daemon_process import DaemonProcess, pusher
 from ingestd.testing.frames import noise
@@ -127,15 +131,11 @@ def test_rejected_frames_are_sampled_counted_and_told_with_their_field(daemon):
         "datatype": {"datatype": "ci16_be"},
         "timestamp": {"timestamp_utc": "2026-11-23T12:00:00+01:00"},
     }
-    good = {
-        "task_id": "t", "websdr_id": 1, "frequency_hz": 77500.0, "sample_rate_hz": 12000.0, "iq_data": bytes(80),
-        "timestamp_utc": "2026-11-23T12:00:00Z",
-    }  # fmt: skip
     before = daemon.stats()["rejected"]
     with pusher(daemon.ingest_endpoint) as peer:
         for changes in bad.values():
-            peer.send(msgpack.packb(good | changes))
-        peer.send(msgpack.packb(good))
+            peer.send(changed(**changes))
+        peer.send(changed())
 
     def counted():
         after = daemon.stats()["rejected"]
@@ -238,6 +238,144 @@ def test_five_thousand_idle_connections_shut_nobody_out(daemon, port):
         assert len(os.listdir(f"/proc/{pids['receiver']}/fd")) < 700
         assert len(os.listdir(f"/proc/{pids['responder']}/fd")) < 700
     assert daemon.role_pids() == pids, "a role died"
+
+
+GOOD = {
+    "task_id": "t", "websdr_id": 1, "frequency_hz": 77500.0, "sample_rate_hz": 12000.0, "iq_data": bytes(80),
+    "timestamp_utc": "2026-11-23T12:00:00Z",
+}  # fmt: skip
+
+
+def changed(**changes):
+    return msgpack.packb(GOOD | changes)
+
+
+def with_extras(encoded):
+    """The good frame and a key `extras` that holds these bytes."""
+    return b"\x87" + msgpack.packb(GOOD)[1:] + b"\xa6extras" + encoded
+
+
+def many(reason, *frames):
+    return [(reason, frame) for frame in frames]
+
+
+#: Reason and bytes: what anyone who reaches the port, and a node that is authorised and broken, may send.
+HOSTILE_FRAMES = [
+    *many(
+        "msgpack", b"", b"\xc1", msgpack.packb(GOOD)[:-1], msgpack.packb(GOOD) + b"\0", b"\x90", b"\xdf\xff\xff\xff\xff",
+        b"\xdd\xff\xff\xff\xff", with_extras(b"\xc6\xff\xff\xff\xff"), with_extras(b"\xdb\xff\xff\xff\xff"),
+        with_extras(b"\xc9\xff\xff\xff\xff\x01"), pickle.dumps(GOOD), json.dumps({"task_id": "t"}).encode(),
+        b"GET / HTTP/1.1\r\n\r\n",
+    ),
+    *many("limits", with_extras(b"\xdd" + struct.pack(">I", 900_000) + b"\x80" * 900_000)),
+    *many("depth", with_extras(b"\x91" * 1000 + b"\xc0"), with_extras(b"\x91" * 100_000 + b"\xc0")),
+    *many("key", msgpack.packb({5: 1, **GOOD})),
+    *many("unknown", changed(surprise=1)),
+    *many("duplicate", b"\x87" + msgpack.packb(GOOD)[1:] + msgpack.packb("websdr_id") + b"\x02"),
+    *many("ext", with_extras(b"\xd6\xff\0\0\0\0")),
+    *many("utf8", with_extras(b"\x81\xa1t\xa2\xff\xfe")),
+    *many("payload", changed(iq_data=b""), changed(iq_data=bytes(7))),
+    *many("disagree", changed(samples_count=11)),
+    *many("range", changed(samples_count=2**63), changed(websdr_id=-1)),
+    *many("datatype", *(changed(datatype=name) for name in ("O", "<c16", ">c8", "x" * 10_000))),
+    *many("range", *(changed(sample_rate_hz=rate) for rate in (math.nan, math.inf, 0, -1.0, 1e300))),
+    *many("type", changed(sample_rate_hz="12000"), changed(frequency_hz=True), changed(websdr_id=1.0)),
+    *many(
+        "task_id",
+        *(
+            changed(task_id=name)
+            for name in (
+                "../../etc", "a/../b", "/lead", "a//b", ".", "..", "a\0b", "a\nb", "a\x1b[2J", "x" * 129, "x" * 1_000_000,
+                "\u00fc",
+            )
+        ),
+    ),
+]  # fmt: skip
+
+
+def test_every_hostile_frame_is_counted_under_its_reason_and_the_next_good_one_goes_through(daemon):
+    pids = daemon.role_pids()
+    before = daemon.stats()["rejected"]
+    with pusher(daemon.ingest_endpoint) as peer:
+        for _, frame in HOSTILE_FRAMES:
+            peer.send(frame)
+    expected = Counter(reason for reason, _ in HOSTILE_FRAMES)
+
+    def counted():
+        after = daemon.stats()["rejected"]
+        return {reason: after.get(reason, 0) - before.get(reason, 0) for reason in expected} == dict(expected)
+
+    wait_until(counted, 20, f"{dict(expected)}")
+    assert milliseconds_to_accept(daemon, "after-hostile-frames") < 500
+    assert daemon.role_pids() == pids, "a role died"
+    top = Path(daemon.directory)
+    assert {path.name for path in top.iterdir()} == {"state", "config.yaml", "ingestd.log"}
+    assert b"\x1b" not in Path(daemon.log_path).read_bytes()
+
+
+def test_nan_infinity_and_denormals_are_stored_to_the_bit_and_the_metadata_stays_strict_json(daemon):
+    # A signalling NaN, infinities, the smallest denormal, minus zero.
+    raw = struct.pack(
+        "<8I", 0x7F800001, 0xFF800000, 0x7F800000, 1, 0x80000001, 0x80000000, 0x7FC00000, 0x3F800000
+    )
+    with pusher(daemon.ingest_endpoint) as peer:
+        peer.send(changed(task_id="strange-samples", iq_data=raw))
+    objects = Path(daemon.state_directory, "objects", "heimdall-raw-iq", "sessions", "strange-samples")
+    document = wait_until(
+        lambda: (
+            (objects / "websdr_1_metadata.json").exists() and (objects / "websdr_1_metadata.json").read_text()
+        ),
+        20,
+    )
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    metadata = json.loads(document, parse_constant=refuse)
+    assert (objects / "websdr_1.npy").read_bytes()[128:] == raw
+    assert metadata["nonfinite_count"] == 3
+    assert metadata["metrics"]["snr_db"] is None
+
+
+@pytest.mark.parametrize("port", ["ingest", "query"])
+def test_a_header_that_claims_2_62_bytes_closes_its_connection_and_takes_no_memory(daemon, port):
+    kind = b"PUSH" if port == "ingest" else b"REQ"
+    properties = b"\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind
+    ready = b"\x05READY" + properties
+    with socket.create_connection(address(getattr(daemon, f"{port}_endpoint")), timeout=10) as peer:
+        peer.sendall(GREETING + b"\x04" + bytes([len(ready)]) + ready)
+        # The other side has greeted and is ready: 64 bytes and a command.
+        heard = b""
+        while len(heard) < 64 + 8:
+            heard += peer.recv(4096)
+        peer.sendall(b"\x02" + struct.pack(">Q", 2**62) + bytes(1000))
+        assert is_closed(peer, 5)
+    next_good_frame_goes_through(daemon, f"after-2-62-{port}")
+
+
+def test_endless_parts_of_a_question_cost_the_responder_at_most(daemon):
+    supervisor = daemon.pid
+    accepted = daemon.stats()["received"]
+    with zmq.Context() as context, context.socket(zmq.DEALER) as peer:
+        peer.linger = 0
+        peer.sndtimeo = 300
+        peer.connect(daemon.query_endpoint)
+        # More than the responder may have; it cuts the peer off, or ends and is back.
+        with contextlib.suppress(zmq.ZMQError):
+            for _ in range(25_000):
+                peer.send(bytes(60_000), zmq.SNDMORE)
+    daemon.push(noise("beside-endless-parts"))
+    wait_until(
+        lambda: answers(daemon) and daemon.stats()["received"] > accepted, 20, "an answer, and the frame"
+    )
+    assert daemon.pid == supervisor
+    assert daemon.popen.poll() is None
+
+
+def answers(daemon):
+    with daemon.client(timeout_s=1.0, retries=0) as client, contextlib.suppress(Unavailable):
+        return client.ping()["pong"]
+    return False
 
 
 @pytest.mark.parametrize("parts", [2, 300])
