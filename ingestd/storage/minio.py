@@ -40,8 +40,8 @@ from ingestd.storage.port import Body, ObjectInfo, PutResult, StoreProfile, crc3
 from ingestd.storage.reply import MAX_ERROR_BYTES, Reply
 from ingestd.storage.retrying import RetryBudget
 from ingestd.storage.s3_errors import error_of, error_of_answer, error_of_sdk, fault
-from ingestd.storage.signing import Signer
 from ingestd.storage.sdk_pool import BoundedPool
+from ingestd.storage.signing import Signer
 
 __all__ = ["MinioStore"]
 
