@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pickle
+import re
 import resource
 import socket
 import struct
@@ -311,6 +312,13 @@ def test_every_hostile_frame_is_counted_under_its_reason_and_the_next_good_one_g
     top = Path(daemon.directory)
     assert {path.name for path in top.iterdir()} == {"state", "config.yaml", "ingestd.log"}
     assert b"\x1b" not in Path(daemon.log_path).read_bytes()
+
+
+def test_every_role_that_reads_what_others_wrote_has_an_end_to_its_memory(daemon):
+    for role, pid in daemon.role_pids().items():
+        limit = re.search(r"Max address space +(\w+)", Path(f"/proc/{pid}/limits").read_text())[1]
+        assert limit.isdecimal(), role
+        assert int(limit) < 8 * 2**30, role
 
 
 def test_nan_infinity_and_denormals_are_stored_to_the_bit_and_the_metadata_stays_strict_json(daemon):

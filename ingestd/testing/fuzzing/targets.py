@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ingestd.errors import BOUNDED_LENGTH, FrameError, StoreCorrupt
 from ingestd.formats import frame as wire
@@ -159,21 +160,20 @@ def seeds(name: str, golden: str) -> Iterator[bytes]:
         Directory of the golden files.
     """
 
-    def read(file: str) -> dict[str, list[dict[str, dict[str, str] | str]]]:
-        with open(os.path.join(golden, file), encoding="utf-8") as opened:
-            document: dict[str, list[dict[str, dict[str, str] | str]]] = json.load(opened)
-            return document
-
     if name == "query":
-        for case in read("query.json")["cases"]:
-            request = case["request"]
-            assert isinstance(request, dict), "golden requests are a map of encodings"
-            yield request["json"].encode()
-            yield bytes.fromhex(request["msgpack"])
+        for case in _golden(golden, "query.json", "cases"):
+            yield case["request"]["json"].encode()
+            yield bytes.fromhex(case["request"]["msgpack"])
     elif name == "metadata":
-        with open(os.path.join(golden, "metadata.json"), "rb") as file:
-            yield file.read()
+        for case in _golden(golden, "metadata.json", "objects"):
+            yield case["metadata"].encode()
     else:
-        for number, case in enumerate(read("frames.json")["frames"]):
-            encoded = bytes.fromhex(str(case["hex"]))
+        for number, case in enumerate(_golden(golden, "frames.json", "frames")):
+            encoded = bytes.fromhex(case["hex"])
             yield encoded if name == "frame" else bytes([number]) + b"\n" + encoded
+
+
+def _golden(directory: str, file: str, name: str) -> list[dict[str, Any]]:
+    with open(os.path.join(directory, file), encoding="utf-8") as opened:
+        cases: list[dict[str, Any]] = json.load(opened)[name]
+        return cases

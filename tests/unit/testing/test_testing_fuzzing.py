@@ -1,13 +1,19 @@
 """The fuzzer's targets: what was found once stays right, and each of them notices broken code."""
 
+import contextlib
+import json
 import os
 from pathlib import Path
 
+import msgpack
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ingestd.errors import FrameError, StoreCorrupt
 from ingestd.formats import frame as wire
 from ingestd.formats import metadata, protocol
+from ingestd.formats.commands import COMMANDS
 from ingestd.spool import SpoolLayout
 from ingestd.testing.fuzzing.__main__ import main
 from ingestd.testing.fuzzing.targets import TARGETS, BrokenError, seeds
@@ -88,6 +94,71 @@ def test_one_input_can_be_played_again(tmp_path, monkeypatch):
     monkeypatch.setattr(wire, "encode", lambda _measurement: b"")
     with pytest.raises(FrameError):
         main(["frame", "--replay", str(path)])
+
+
+# -- inputs that know the structure -------------------------------------------------------------------------------
+
+SCALAR = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.just("1e9")
+)
+TREE = st.recursive(
+    SCALAR,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=10,
+)
+ARGUMENTS = sorted({argument.name for command in COMMANDS.values() for argument in command.arguments})
+
+
+@given(
+    st.fixed_dictionaries(
+        {"cmd": st.sampled_from(sorted(COMMANDS)) | SCALAR},
+        optional={
+            "v": st.just(1) | SCALAR,
+            "id": SCALAR,
+            "args": st.dictionaries(st.sampled_from(ARGUMENTS) | st.text(max_size=5), TREE, max_size=5)
+            | TREE,
+            "more": TREE,
+        },
+    )
+)
+def test_every_request_of_the_right_shape_gets_one_reply(request):
+    TARGETS["query"](json.dumps(request).encode())
+    with contextlib.suppress(OverflowError):
+        TARGETS["query"](msgpack.packb(request))
+
+
+DOCUMENT = json.loads(next(seeds("metadata", GOLDEN)))
+
+
+@given(
+    st.dictionaries(st.sampled_from(sorted(metadata.KEYS)), TREE, max_size=6),
+    st.sampled_from([None, "utf-16", "utf-8-sig"]),
+)
+def test_every_document_with_other_values_is_read_or_corrupt(changes, encoding):
+    text = json.dumps({**DOCUMENT, **changes})
+    TARGETS["metadata"](text.encode(encoding or "utf-8"))
+
+
+NAMES = (
+    st.just("")
+    | st.from_regex(r"[0-9]{20}-[0-9]{8}-[0-9a-f]{8}\.v[12](\.json)?", fullmatch=True)
+    | st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=30)
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(0, 6),
+    NAMES,
+    st.sampled_from([first_frame(), first_frame()[:-1], b""]) | st.binary(max_size=50),
+)
+def test_a_spool_with_any_file_in_any_place_is_recovered_and_loses_nothing(place, name, content):
+    TARGETS["spool"](bytes([place]) + name.encode() + b"\n" + content)
 
 
 @pytest.mark.parametrize("arguments", [["no-such"], ["frame", "--jobs", "0"], ["--replay", "x"]])
