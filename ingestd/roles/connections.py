@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 __all__ = ["Connections", "is_loopback"]
@@ -34,11 +34,10 @@ _GREETING_BYTES = 64
 _BYTES_RECEIVED_AT = 128
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Open:
     accepted_s: float
     address: str
-    done: bool = False
 
 
 class Connections:
@@ -52,18 +51,27 @@ class Connections:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._open: dict[int, _Open] = {}
+        # By descriptor, the oldest first; kept apart, because a crowd comes faster than all of them can be looked at.
+        self._unfinished: dict[int, _Open] = {}
+        self._done: dict[int, _Open] = {}
+        #: How many unfinished ones an address has.
+        self._crowd: Counter[str] = Counter()
         #: Connections that were shut down before their handshake was over.
         self.shed_count = 0
 
     def accepted(self, fd: int) -> None:
         """A peer was let into the handshake; another one may have to leave it."""
-        self._open[fd] = _Open(self._clock(), _address(fd))
-        self._shed()
+        self.closed(fd)
+        one = self._unfinished[fd] = _Open(self._clock(), _address(fd))
+        self._crowd[one.address] += 1
+        if len(self._unfinished) > MAX_SILENT:
+            self._age()
+            self._shed()
 
     def closed(self, fd: int) -> None:
         """A connection ended."""
-        self._open.pop(fd, None)
+        if self._done.pop(fd, None) is None:
+            self._take_unfinished(fd)
 
     def finished_one(self) -> None:
         """A handshake succeeded; libzmq does not say whose.
@@ -71,41 +79,61 @@ class Connections:
         It takes a millisecond where a silent peer takes until it is dropped, so it is the newest one's that has sent a
         greeting. A wrong guess mends itself: whoever is still there after the time for a handshake has had one.
         """
-        for fd, one in reversed(self._unfinished()):
+        for fd in reversed(self._unfinished):
             # None: not a TCP connection; a peer on this machine is believed.
             if (received := _bytes_received(fd)) is None or received >= _GREETING_BYTES:
-                one.done = True
+                self._finish(fd)
                 return
-
-    def _unfinished(self) -> list[tuple[int, _Open]]:
-        """Connections that are not done, the oldest first."""
-        return [(fd, one) for fd, one in self._open.items() if not self._is_done(one)]
-
-    def _is_done(self, one: _Open) -> bool:
-        return one.done or one.accepted_s < self._clock() - _HANDSHAKE_OVER_S
 
     @property
     def n_done(self) -> int:
         """Connections whose handshake is over."""
-        return sum(map(self._is_done, self._open.values()))
+        self._age()
+        return len(self._done)
 
     def n_done_from(self, address: str) -> int:
         """Those of them that come from one address."""
-        return sum(self._is_done(one) for one in self._open.values() if one.address == address)
+        self._age()
+        return sum(one.address == address for one in self._done.values())
+
+    def _age(self) -> None:
+        """Whoever is still there after the time for a handshake has had one."""
+        horizon_s = self._clock() - _HANDSHAKE_OVER_S
+        while self._unfinished:
+            fd, oldest = next(iter(self._unfinished.items()))
+            if oldest.accepted_s >= horizon_s:
+                return
+            self._finish(fd)
+
+    def _finish(self, fd: int) -> None:
+        one = self._take_unfinished(fd)
+        assert one is not None, "it was looked up"
+        self._done[fd] = one
+
+    def _take_unfinished(self, fd: int) -> _Open | None:
+        one = self._unfinished.pop(fd, None)
+        if one is not None:
+            self._crowd[one.address] -= 1
+            if not self._crowd[one.address]:
+                del self._crowd[one.address]
+        return one
+
+    def _of(self, most: int) -> Iterator[int]:
+        """Unfinished connections of the most numerous addresses, the oldest first."""
+        return (fd for fd, one in self._unfinished.items() if self._crowd[one.address] == most)
 
     def _shed(self) -> None:
-        unfinished = self._unfinished()
-        if len(unfinished) <= MAX_SILENT:
+        n_unfinished = len(self._unfinished)
+        if n_unfinished <= MAX_SILENT:
             return
-        counts = Counter(one.address for _, one in unfinished)
-        most = max(counts.values())
-        crowd = [(fd, one) for fd, one in unfinished if counts[one.address] == most]
-        silent = (fd for fd, _ in crowd if (_bytes_received(fd) or 0) < _GREETING_BYTES)
-        victim = next(silent, crowd[0][0] if len(unfinished) > MAX_UNFINISHED else None)
+        most = max(self._crowd.values())
+        victim = next((fd for fd in self._of(most) if (_bytes_received(fd) or 0) < _GREETING_BYTES), None)
+        if victim is None and n_unfinished > MAX_UNFINISHED:
+            victim = next(self._of(most))
         if victim is not None:
             # libzmq finds the end of the stream and closes it; the descriptor stays its own until then.
             _shut_down(victim)
-            self._open.pop(victim)
+            self._take_unfinished(victim)
             self.shed_count += 1
 
 

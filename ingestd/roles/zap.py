@@ -112,8 +112,11 @@ class Doorkeeper:
     def _count(self) -> None:
         assert self._monitor is not None
         shed_count = self._connections.shed_count
-        while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)
+        while True:
+            try:
+                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
+            except zmq.Again:
+                break
             kind, descriptor = event["event"], event["value"]
             if kind == zmq.EVENT_ACCEPTED:
                 self._connections.accepted(descriptor)

@@ -159,7 +159,6 @@ def seeds(name: str, golden: str) -> Iterator[bytes]:
     golden
         Directory of the golden files.
     """
-
     if name == "query":
         for case in _golden(golden, "query.json", "cases"):
             yield case["request"]["json"].encode()
