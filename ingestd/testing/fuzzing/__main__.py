@@ -42,6 +42,7 @@ class Result:
     """What became of one target; `findings` counts processes that ended by one."""
 
     target: str
+    engine: str
     executions: int
     seconds: float
     inputs: int
@@ -62,7 +63,7 @@ def _plant(name: str, directory: str, golden: str, corpus: str) -> None:
 
 def _fuzz(name: str, directory: str, given: argparse.Namespace) -> Result:
     options = [f"-max_len={_MAX_LENGTH}", f"-timeout={_SLOW_S}", f"-rss_limit_mb={_MEMORY_MIB}", "-reload=1"]
-    options += ["-print_final_stats=0", "-verbosity=1"]
+    engine = "blind" if given.blind else "worker"
     if given.seconds:
         options.append(f"-max_total_time={given.seconds}")
     if given.runs:
@@ -74,7 +75,7 @@ def _fuzz(name: str, directory: str, given: argparse.Namespace) -> Result:
         for seed in range(given.seed, given.seed + given.jobs):
             # A file and no pipe: all of them write at once, and nobody reads before they end.
             said = stack.enter_context(tempfile.TemporaryFile())
-            command = [sys.executable, "-m", "ingestd.testing.fuzzing.worker", name, directory, *options]
+            command = [sys.executable, "-m", f"ingestd.testing.fuzzing.{engine}", name, directory, *options]
             worker = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [*command, f"-seed={seed}"], stderr=said, stdout=subprocess.DEVNULL
             )
@@ -90,7 +91,7 @@ def _fuzz(name: str, directory: str, given: argparse.Namespace) -> Result:
                 findings += 1
                 sys.stderr.buffer.write(tail)
     return Result(
-        name, executions, round(time.monotonic() - began_s, 1), len(os.listdir(directory)), findings
+        name, engine, executions, round(time.monotonic() - began_s, 1), len(os.listdir(directory)), findings
     )
 
 
@@ -106,6 +107,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--seconds", type=int, default=0, metavar="S", help="time for each target [s]; 0 = no end by time"
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes for each target")
+    parser.add_argument(
+        "--blind", action="store_true", help="change inputs at random, six times as many, without atheris"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the first process")
     parser.add_argument("--golden", default="tests/golden", help="directory of the golden files")
     parser.add_argument("--corpus", default="tests/fuzz/corpus", help="directory of inputs that are kept")

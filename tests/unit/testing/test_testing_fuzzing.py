@@ -15,6 +15,7 @@ from ingestd.formats import frame as wire
 from ingestd.formats import metadata, protocol
 from ingestd.formats.commands import COMMANDS
 from ingestd.spool import SpoolLayout
+from ingestd.testing.fuzzing import blind
 from ingestd.testing.fuzzing.__main__ import main
 from ingestd.testing.fuzzing.targets import TARGETS, BrokenError, seeds
 
@@ -94,6 +95,39 @@ def test_one_input_can_be_played_again(tmp_path, monkeypatch):
     monkeypatch.setattr(wire, "encode", lambda _measurement: b"")
     with pytest.raises(FrameError):
         main(["frame", "--replay", str(path)])
+
+
+def test_the_blind_fuzzer_finds_what_is_broken_and_leaves_the_input(tmp_path, monkeypatch):
+    (tmp_path / "seed").write_bytes(first_frame())
+    monkeypatch.chdir(tmp_path)
+    assert blind.main(["frame", str(tmp_path), "-runs=50", "-seed=1"]) == 0
+    assert not list(tmp_path.glob("crash-*"))
+
+    def broken(data, parse=wire.parse):
+        if data[:1] != first_frame()[:1]:
+            raise ValueError("planted")
+        return parse(data)
+
+    monkeypatch.setattr(wire, "parse", broken)
+    with pytest.raises(ValueError, match="planted"):
+        blind.main(["frame", str(tmp_path), "-runs=10000", "-seed=1"])
+    (crash,) = tmp_path.glob("crash-*")
+    with pytest.raises(ValueError, match="planted"):
+        main(["frame", "--replay", str(crash)])
+
+
+def test_the_command_counts_executions_and_writes_them_down(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(TESTS.parent)
+    result = tmp_path / "fuzz.json"
+    assert main(["query", "--blind", "--runs", "200", "--jobs", "2", "--json", str(result)]) == 0
+    (told,) = json.loads(result.read_text())
+    assert (told["target"], told["engine"], told["executions"], told["findings"]) == (
+        "query",
+        "blind",
+        200,
+        0,
+    )
+    assert capsys.readouterr().out.startswith("query: 200 executions")
 
 
 # -- inputs that know the structure -------------------------------------------------------------------------------
