@@ -34,7 +34,8 @@ _MEMORY_MIB = 2048
 #: What is shown of a worker that found something [bytes].
 _TAIL_BYTES = 20_000
 
-_DONE = re.compile(rb"Done (\d+) runs in (\d+) second")
+#: Last words of a worker that came to its end, or was asked by SIGUSR1 to come to it.
+_DONE = re.compile(rb"(?:Done |number_of_executed_units: *)(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,13 @@ def _plant(name: str, directory: str, golden: str, corpus: str) -> None:
 
 
 def _fuzz(name: str, directory: str, given: argparse.Namespace) -> Result:
-    options = [f"-max_len={_MAX_LENGTH}", f"-timeout={_SLOW_S}", f"-rss_limit_mb={_MEMORY_MIB}", "-reload=1"]
+    options = [
+        f"-max_len={_MAX_LENGTH}",
+        f"-timeout={_SLOW_S}",
+        f"-rss_limit_mb={_MEMORY_MIB}",
+        "-reload=1",
+        "-print_final_stats=1",
+    ]
     engine = "blind" if given.blind else "worker"
     if given.seconds:
         options.append(f"-max_total_time={given.seconds}")
