@@ -70,7 +70,7 @@ def _fuzz(name: str, directory: str, given: argparse.Namespace) -> Result:
         "-reload=1",
         "-print_final_stats=1",
     ]
-    engine = "blind" if given.blind else "worker"
+    engine = "blind" if given.blind else "guided"
     if given.seconds:
         options.append(f"-max_total_time={given.seconds}")
     if given.runs:

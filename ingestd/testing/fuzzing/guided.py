@@ -1,4 +1,4 @@
-"""One fuzzer process: `python -m ingestd.testing.fuzzing.worker TARGET CORPUS [libFuzzer options]`; never returns."""
+"""One fuzzer process: `python -m ingestd.testing.fuzzing.guided TARGET CORPUS [libFuzzer options]`; never returns."""
 
 from __future__ import annotations
 
