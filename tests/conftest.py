@@ -4,6 +4,7 @@ import os
 import uuid
 
 import pytest
+import structlog
 
 from ingestd.storage.minio import MinioStore
 from ingestd.testing.minio_server import MinioServer, find_minio
@@ -17,6 +18,14 @@ def missing(what):
     if IN_CI:
         pytest.fail(f"{what}, and CI must have it", pytrace=False)
     pytest.skip(what)
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """What a test configures of the log is undone, whichever test comes next in this process."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

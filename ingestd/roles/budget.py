@@ -83,9 +83,13 @@ def available_bytes(cgroup_root: str = _CGROUP_ROOT, proc: str = "/proc") -> int
 
 
 def _limits(cgroup_root: str, proc: str) -> Iterator[int]:
-    with open(f"{proc}/meminfo", "rb") as file:
-        # The first line, in kB: proc(5).
-        yield int(file.readline().split()[1]) * 1024
+    try:
+        with open(f"{proc}/meminfo", "rb") as file:
+            # The first line, in kB: proc(5).
+            yield int(file.readline().split()[1]) * 1024
+    except OSError:
+        # The unit's ProcSubset=pid hides it.
+        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with (
         contextlib.suppress(OSError),
         open(f"{proc}/self/cgroup", encoding="utf-8", errors="replace") as file,

@@ -1,5 +1,6 @@
 """The memory that settings may take: what the machine has, what is warned of, and the little that is refused."""
 
+import os
 import resource
 
 import pytest
@@ -76,6 +77,12 @@ def test_without_a_limit_the_machine_is_what_there_is(machine):
     assert available_bytes(str(root), str(proc)) == 8 * GIB
     (proc / "self" / "cgroup").unlink()
     assert available_bytes(str(root), str(proc)) == 8 * GIB
+
+
+def test_in_the_sandbox_of_the_unit_the_kernel_says_how_much_there_is(machine):
+    proc, root = machine
+    (proc / "meminfo").unlink()
+    assert available_bytes(str(root), str(proc)) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize("where", ["system.slice/ingestd.service", "system.slice", "."])
