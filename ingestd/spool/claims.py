@@ -152,6 +152,8 @@ class Claims:
                     if entry.name not in held:
                         os.rename(entry.path, os.path.join(target, entry.name))
                         returned += 1
+            # A spool that is moved away looks empty, and what is in it is to be returned when it is back.
+            os.stat(self._mine)
         return returned
 
     def has_suspects(self) -> bool:

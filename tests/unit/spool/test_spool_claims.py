@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ingestd.errors import NotFound, SpoolLocked, UsageError
+from ingestd.errors import NotFound, SpoolBroken, SpoolLocked, UsageError
 from ingestd.spool import (
     Bounds,
     Claims,
@@ -242,3 +242,15 @@ def test_rejected_samples_are_few_short_and_rate_limited(layout):
     kept = os.listdir(layout.rejected)
     assert len(kept) == 100
     assert max(os.path.getsize(os.path.join(layout.rejected, name)) for name in kept) <= 64 * 1024
+
+
+def test_a_spool_that_is_moved_away_is_not_taken_for_one_without_abandoned_claims(tmp_path):
+    layout = SpoolLayout(str(tmp_path))
+    layout.make()
+    claims = Claims(layout, "uploader-0")
+    away = f"{layout.root}.away"
+    os.rename(layout.root, away)
+    with pytest.raises(SpoolBroken, match="abandoned"):
+        claims.return_abandoned(())
+    os.rename(away, layout.root)
+    assert claims.return_abandoned(()) == 0
