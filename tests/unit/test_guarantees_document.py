@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ingestd.testing.bench.report import markdown as bench_markdown
+from ingestd.testing.bench.results import Results
 from ingestd.testing.outage import OutageResult
 from ingestd.testing.torture.report import markdown, quantile, read
 
@@ -109,6 +111,11 @@ def test_the_table_of_answers_is_that_of_its_results_and_each_was_in_time():
         assert f"| {one['trouble']} | {one['answered']} | {one['unanswered']} | {times} |" in GUARANTEES
         assert one["unanswered"] == 0
         assert one["p99_ms"] < 100
+
+
+def test_the_tables_of_the_benchmark_are_those_of_its_results():
+    page = (ROOT / "docs" / "performance.md").read_text()
+    assert bench_markdown(Results.read(ROOT / "docs" / "results" / "bench.json")) in page
 
 
 def test_the_figures_of_power_loss_are_those_of_its_results():
