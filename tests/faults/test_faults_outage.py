@@ -181,8 +181,7 @@ def test_a_real_store_that_is_down_costs_next_to_nothing_and_the_backlog_drains(
     assert result.missing_count == 0
     assert result.backlog_count > 150
     assert result.new_before_backlog_count > 0, "new frames are not starved"
-    # Not behind the backlog, which takes longer; other tests' processes share the machine.
-    assert result.new_latency_p50_s < 5.0
+    assert result.new_latency_p50_s < 2.0
     assert result.found_again_s < 20.0
     assert result.drain_share > 0.5, "a short run on a busy machine: the figure comes from scripts/outage"
     assert result.resident_drift_bytes < 50 * 2**20

@@ -11,9 +11,9 @@ def test_a_killed_receiver_and_a_killed_daemon_with_a_full_spool_accept_again(tm
     result = run(RestartPlan(receiver_kills=2, daemon_kills=1, entries=2000), str(tmp_path), said.append)
     assert len(said) == 3
     assert len(result.receiver_ms) == 2
-    # Several times what is demanded: other tests' processes share the machine.
-    assert 0 < result.receiver_ms[-1] < 2500
-    assert 0 < result.daemon_s[0] < 5 * result.daemon_limit_s
+    # Three times what is demanded: other tests' processes share the machine.
+    assert 0 < result.receiver_ms[-1] < 1500
+    assert 0 < result.daemon_s[0] < 3 * result.daemon_limit_s
 
 
 @pytest.mark.parametrize(

@@ -126,11 +126,10 @@ def test_a_killed_role_is_back_in_under_a_second(daemon, role):
     daemon.push(noise("before"))
     daemon.wait_stored(1)
     took_s = restart_s(daemon, role)
-    for _ in range(3):
-        if took_s >= 1.0:
-            # A busy machine only adds to it: again, after the ten seconds in which a second death would be a crash loop.
-            threading.Event().wait(11.0)
-            took_s = min(took_s, restart_s(daemon, role))
+    if took_s >= 1.0:
+        # A busy machine only adds to it: once more, after the ten seconds in which a second death would be a crash loop.
+        threading.Event().wait(11.0)
+        took_s = min(took_s, restart_s(daemon, role))
     assert took_s < 1.0
     daemon.push(noise("after"))
     daemon.wait_stored(2)

@@ -21,7 +21,6 @@ from ingestd.testing.daemon_process import DaemonProcess
 from ingestd.testing.frames import noise
 from ingestd.testing.minio_server import MinioServer
 from ingestd.testing.recordings import load, measurement
-from ingestd.testing.torture.report import quantile
 from ingestd.testing.waiting import free_port, wait_until
 
 pytestmark = pytest.mark.minio
@@ -155,17 +154,17 @@ def test_minio_stopped_for_a_while_loses_nothing_and_health_says_so(own_minio, t
         stopped_s = time.monotonic()
         daemon.push(*(noise(f"meanwhile-{i}") for i in range(20)))
         wait_until(lambda: not daemon.health()["accessible"], what="health to notice")
-        taken_s = []
+        slowest_s = 0.0
         with daemon.client() as client:
             while time.monotonic() - stopped_s < 30:
                 began_s = time.monotonic()
                 health = client.health()
-                taken_s.append(time.monotonic() - began_s)
+                slowest_s = max(slowest_s, time.monotonic() - began_s)
                 assert health["status"] == "degraded"
                 assert "store_unreachable" in {reason["code"] for reason in health["reasons"]}
                 assert health["spool"]["accepting"]
                 threading.Event().wait(0.1)
-        assert quantile(sorted(taken_s), 0.99) < 0.1
+        assert slowest_s < 0.1
         assert daemon.stats()["accepted"] == 25
         own_minio.start()
         assert daemon.wait_settled()["stored"] == 25
