@@ -28,6 +28,9 @@ VARIABLE = "INGESTD_FAULT"
 POINTS: Mapping[str, str] = {
     "accept.begin": "frame parsed | before its file is made",
     "accept.write": "in front of a write to the file in tmp/",
+    "spare.listed": "released files listed | before their names are synced",
+    "spare.synced": "names synced | before one of the files is taken",
+    "spare.taken": "file renamed into tmp/ | before it is opened and written over",
     "accept.written": "file written | before fdatasync",
     "accept.synced": "fdatasync | before the rename into new/",
     "accept.renamed": "renamed into new/ | before fsync of new/",
@@ -43,6 +46,7 @@ POINTS: Mapping[str, str] = {
     "verify.pair": "pair verified | before the record",
     "record.stored": "in the catalog | before the release",
     "release.unlinked": "entry removed from the spool | before anything else",
+    "release.spared": "entry moved to spare/ | before anything else",
     "release.retained": "entry moved to retained/ | before anything else",
     "give_back.renamed": "claim given back to new/ | before anything else",
     "fail.documented": "reason document written | before the entry moves to failed/",

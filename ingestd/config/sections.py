@@ -48,12 +48,14 @@ _MAX_BYTES = 2**63 - 1
 _MAX_PROCESSES = 256
 
 
-def _usable_cores() -> int:
-    return min(len(os.sched_getaffinity(0)), _MAX_PROCESSES)
+def _half_the_cores() -> int:
+    # Receiver, nodes and often the store want the other half; a second process on two cores takes as much from the store
+    # as it adds (docs/performance.md).
+    return max(1, min(len(os.sched_getaffinity(0)) // 2, _MAX_PROCESSES))
 
 
-def _cores_if_null(value: Any) -> Any:
-    return _usable_cores() if value is None else value
+def _half_the_cores_if_null(value: Any) -> Any:
+    return _half_the_cores() if value is None else value
 
 
 def _lower(value: Any) -> Any:
@@ -189,13 +191,13 @@ class UploaderSettings(Section):
 
     count: Annotated[
         Integer,
-        BeforeValidator(_cores_if_null),
+        BeforeValidator(_half_the_cores_if_null),
         WithJsonSchema({"type": ["integer", "null"], "default": None}),
     ] = Field(
-        default_factory=_usable_cores,
+        default_factory=_half_the_cores,
         ge=1,
         le=_MAX_PROCESSES,
-        description="processes; null = one per usable core",
+        description="processes; null = one for every two usable cores",
     )
     threads: Integer = Field(default=4, ge=1, le=64, description="uploads at the same time in each process")
     quality: Literal["missing", "none"] = Field(

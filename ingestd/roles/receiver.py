@@ -122,6 +122,8 @@ class Receiver:
             wait_ms = int(min(_POLL_MS, self._book.due_in_s * 1000 + 1))
             if any(source is inbox.socket or source == inbox.socket for source, _ in poller.poll(wait_ms)):
                 self._turn(inbox)
+                with self._row.at_disk():
+                    self._writer.look_for_spares()
             self._record()
             self._phase(Phase.IDLE)
         self._drain(inbox)
@@ -142,6 +144,8 @@ class Receiver:
         size_bytes = len(received.frame)
         with self._row.at_disk():
             refusal = self._surveyor.refusal(self._writer.staged_bytes + size_bytes)
+            if refusal and self._writer.drop_spares():
+                refusal = self._surveyor.refusal(self._writer.staged_bytes + size_bytes)
         if refusal and not (self._max_entry_bytes and size_bytes > self._max_entry_bytes):
             self._held = received
             self._refuse(refusal)
@@ -177,6 +181,7 @@ class Receiver:
         try:
             self._writer.commit()
         except SpoolFull as error:
+            self._writer.drop_spares()
             self._refuse(f"spool_full: {error}")
             return
         except SpoolBroken as error:
@@ -257,6 +262,8 @@ class Receiver:
         self._context.stopping(_REFUSED_PAUSE_S)
         self._record()
         self._phase(Phase.FULL)
+        with self._row.at_disk():
+            self._writer.drop_spares()
         if self._writer.staged:
             self._commit()
             if self._writer.staged:

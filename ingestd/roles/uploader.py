@@ -43,6 +43,7 @@ from ingestd.roles.status import Histogram, Phase, Row, Slot, Text
 from ingestd.roles.storing import Storing
 from ingestd.spool import Claim, Claims, SpoolLayout
 from ingestd.spool.contents import failed_files
+from ingestd.spool.spares import spare_room
 from ingestd.storage.factory import open_store
 from ingestd.storage.port import ObjectStore
 
@@ -398,15 +399,18 @@ class Uploader:
         try:
             self._allow(0)
             self._storing.record([one.stored for one in batch])
-            for one in batch:
-                self._release(one)
+            room = spare_room(
+                self._layout, batch[0].claim.size_bytes, self._context.settings.spool.min_free_bytes
+            )
+            for number, one in enumerate(batch):
+                self._release(one, spare=number < room)
             self._due_s[threading.get_ident()] = float("inf")
         except BaseException as error:  # noqa: BLE001 - as in the other threads
             self._die(error)
 
-    def _release(self, one: Finished) -> None:
+    def _release(self, one: Finished, *, spare: bool) -> None:
         try:
-            one.claim.release(retain=self._context.settings.spool.retain_s > 0)
+            one.claim.release(retain=self._context.settings.spool.retain_s > 0, spare=spare)
         except SpoolBroken as error:
             self._tell_of_disk(error)
             return

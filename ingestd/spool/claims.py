@@ -54,6 +54,11 @@ class Claim:
         assert name is not None
         return name.receive_ns
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether an uploader died with it before."""
+        return self.give_back_to != self.layout.new
+
     def read(self) -> bytes:
         """Read the frame; whole or not at all."""
         with spool_errors(f"reading {self.name}"), open(self.path, "rb", buffering=0) as file:
@@ -64,8 +69,11 @@ class Claim:
         name = EntryName.parse(self.name)
         return name is not None and crc32c(frame) == name.crc32c
 
-    def release(self, *, retain: bool) -> None:
-        """The entry is stored: remove it, or keep it in retained/."""
+    def release(self, *, retain: bool, spare: bool = False) -> None:
+        """The entry is stored: remove it, or keep it in retained/, or leave its file for another entry.
+
+        What was alone with its uploader is removed in any case: nobody syncs its directory.
+        """
         with spool_errors(f"releasing {self.name}"):
             if retain:
                 target = os.path.join(self.layout.retained, self.name)
@@ -73,6 +81,9 @@ class Claim:
                 faults.point("release.retained")
                 # Retention counts from now, not from when the frame was written.
                 os.utime(target)
+            elif spare and not self.is_suspect:
+                os.rename(self.path, os.path.join(self.layout.spare, self.name))
+                faults.point("release.spared")
             else:
                 os.unlink(self.path)
                 faults.point("release.unlinked")

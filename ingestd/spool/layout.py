@@ -84,11 +84,12 @@ class SpoolLayout:
     failed: str = field(init=False)
     rejected: str = field(init=False)
     retained: str = field(init=False)
+    spare: str = field(init=False)
 
     def __post_init__(self) -> None:
         root = os.path.join(os.path.abspath(self.state_directory), "spool")
         object.__setattr__(self, "root", root)
-        for name in ("tmp", "new", "claimed", "failed", "rejected", "retained"):
+        for name in ("tmp", "new", "claimed", "failed", "rejected", "retained", "spare"):
             object.__setattr__(self, name, os.path.join(root, name))
 
     def uploader(self, name: str) -> str:
@@ -107,7 +108,9 @@ class SpoolLayout:
         """Create what is missing and make the new names durable, parents first."""
         with spool_errors(f"making the spool in {self.root}"):
             make_directory(self.root, _DIRECTORY_MODE)
-            for path in (self.tmp, self.new, self.claimed, self.failed, self.rejected, self.retained):
+            for path in (
+                self.tmp, self.new, self.claimed, self.failed, self.rejected, self.retained, self.spare,
+            ):  # fmt: skip
                 os.makedirs(path, _DIRECTORY_MODE, exist_ok=True)
             for deaths in range(MAX_DEATHS_ALONE):
                 os.makedirs(self.suspects(deaths), _DIRECTORY_MODE, exist_ok=True)
@@ -115,7 +118,7 @@ class SpoolLayout:
             sync_directory(self.root)
 
     def recover(self, tell: Callable[[], None] = lambda: None) -> RecoveryReport:
-        """Put the spool in order before any role starts: discard tmp/, give every claim back.
+        """Put the spool in order before any role starts: discard tmp/ and spare/, give every claim back.
 
         Only the owner of the lock may call this. Suspects keep their count. Foreign files stay where they are.
 
@@ -125,6 +128,9 @@ class SpoolLayout:
             Called after each file: a backlog of a hundred thousand takes its time on a slow disk.
         """
         discarded = self.discard_unfinished(tell)
+        # After a loss of power a file may be known here that has become an entry since: it must not be written over.
+        with spool_errors(f"emptying {self.spare}"):
+            _remove_all(_files(self.spare), tell)
         with spool_errors(f"recovering the spool in {self.root}"):
             faults.point("recover.discarded")
             returned = sum(self._give_back(name, tell) for name in sorted(os.listdir(self.claimed)))
@@ -139,11 +145,7 @@ class SpoolLayout:
         Only where no receiver lives: the owner of the lock, or the receiver itself before it begins.
         """
         with spool_errors(f"emptying {self.tmp}"):
-            unfinished = _files(self.tmp)
-            for entry in unfinished:
-                os.unlink(entry.path)
-                tell()
-        return len(unfinished)
+            return _remove_all(_files(self.tmp), tell)
 
     def _give_back(self, name: str, tell: Callable[[], None]) -> int:
         """Empty one directory under claimed/ into new/ (or, for a suspect that was taken alone, its rung)."""
@@ -233,6 +235,13 @@ def _files(directory: str) -> list[os.DirEntry[str]]:
             return [entry for entry in entries if entry.is_file(follow_symlinks=False)]
     except FileNotFoundError:
         return []
+
+
+def _remove_all(files: list[os.DirEntry[str]], tell: Callable[[], None]) -> int:
+    for entry in files:
+        os.unlink(entry.path)
+        tell()
+    return len(files)
 
 
 def entry_files(directory: str) -> list[os.DirEntry[str]]:

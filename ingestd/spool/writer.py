@@ -2,7 +2,8 @@
 
 Steps, in this order, each of which may be the last before a crash:
 
-1. write the frame to `tmp/` (a crash leaves a file that recovery discards);
+1. write the frame to `tmp/`, over a spare file of its length or to a new one (a crash leaves a file that recovery
+   discards);
 2. fdatasync the file: its bytes and length are on the disk;
 3. rename it into `new/`: uploaders may see it from now on;
 4. fsync `new/`: the name is on the disk. Only now is the entry *accepted*.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -27,6 +29,7 @@ from ingestd.errors import SpoolBroken, SpoolFull
 from ingestd.formats.checksum import crc32c
 from ingestd.spool.layout import SpoolLayout, is_full
 from ingestd.spool.names import EntryName
+from ingestd.spool.spares import SpareFiles
 
 __all__ = ["SpoolWriter", "StagedEntry", "Step"]
 
@@ -80,6 +83,7 @@ class SpoolWriter:
         self._last_ns = 0
         self._counter = 0
         self._staged: list[StagedEntry] = []
+        self._spares = SpareFiles(layout, time.monotonic, sync=self._sync)
 
     @property
     def staged(self) -> list[StagedEntry]:
@@ -107,7 +111,22 @@ class SpoolWriter:
         """
         self._on_phase("writing")
         with contextlib.suppress(OSError):
-            entry.fd = self._write(entry)
+            entry.fd = self._write(entry, anew=False)
+
+    def look_for_spares(self, *, at_once: bool = False) -> None:
+        """Between two groups: find out which released files may be written over, where it is time (or `at_once`).
+
+        An error costs the saving alone.
+        """
+        with contextlib.suppress(OSError):
+            if at_once:
+                self._spares.look()
+            else:
+                self._spares.look_if_due()
+
+    def drop_spares(self) -> int:
+        """Remove the released files, for room on the disk; returns how many."""
+        return self._spares.drop()
 
     def commit(self) -> list[StagedEntry]:
         """Accept everything staged; returns the accepted entries in order of arrival.
@@ -143,10 +162,18 @@ class SpoolWriter:
     def _path(self, entry: StagedEntry) -> str:
         return os.path.join(self._layout.tmp, str(entry.name))
 
-    def _write(self, entry: StagedEntry) -> int:
+    def _open(self, entry: StagedEntry, *, anew: bool) -> int:
         faults.point("accept.begin")
-        fd = os.open(self._path(entry), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        path = self._path(entry)
+        fd = None if anew else self._spares.take(entry.size_bytes, path)
+        return (
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640) if fd is None else fd
+        )
+
+    def _write(self, entry: StagedEntry, *, anew: bool) -> int:
+        fd = -1
         try:
+            fd = self._open(entry, anew=anew)
             rest = entry.frame
             while rest:
                 faults.point("accept.write")
@@ -155,8 +182,9 @@ class SpoolWriter:
                     raise OSError(errno.EIO, "write made no progress")  # noqa: TRY301 - the descriptor is closed below
                 rest = rest[n_bytes:]
         except BaseException:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
             self._unlink(entry)
             raise
         return fd
@@ -167,7 +195,8 @@ class SpoolWriter:
             try:
                 if entry.fd < 0:
                     self._on_phase("writing")
-                    entry.fd = self._write(entry)
+                    # After an error, a file that nobody has used before.
+                    entry.fd = self._write(entry, anew=attempt > 1)
                 faults.point("accept.written")
                 if self._sync:
                     self._on_phase("fsync")

@@ -60,15 +60,16 @@ def fired(daemon):
     return [line.removeprefix("INGESTD_FAULT ") for line in lines if line.startswith("INGESTD_FAULT ")]
 
 
-def frames(n_samples=2000):
-    return [noise(f"point-{i}", n_samples=n_samples, seed=i) for i in range(N_FRAMES)]
+def frames(n_samples=2000, count=N_FRAMES):
+    # Frames of one length: files are written over by no others.
+    return [noise(f"point-{i:02d}", n_samples=n_samples, seed=i) for i in range(count)]
 
 
 class Sender:
     """A confirmed node in a thread; `finish` raises what troubled it."""
 
-    def __init__(self, daemon, measurements):
-        self.daemon, self.measurements, self.trouble = daemon, measurements, None
+    def __init__(self, daemon, measurements, pause_s=0.0):
+        self.daemon, self.measurements, self.pause_s, self.trouble = daemon, measurements, pause_s, None
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
 
@@ -83,6 +84,7 @@ class Sender:
             ) as node:
                 for measurement in self.measurements:
                     node.send_measurement(measurement)
+                    time.sleep(self.pause_s)
         except IngestdError as error:
             self.trouble = error
 
@@ -139,6 +141,13 @@ def plant_rot(daemon):
     (new / str(name)).write_bytes(b"rotten")
 
 
+def plant_no_room_for_spares(daemon):
+    """Released entries are removed, because spare/ is full of what nobody there makes."""
+    spare = Path(daemon.state_directory, "spool", "spare")
+    for number in range(128):
+        (spare / f"in-the-way-{number}").mkdir(parents=True)
+
+
 def settings_for(armed):
     retain = {"retain_s": 3600} if armed.startswith("release.retained") else {}
     return SETTINGS | {"spool": SETTINGS["spool"] | retain}
@@ -150,11 +159,11 @@ def rows(of_the_receiver, of_others):
 
 
 DEATHS = rows(
-    [f"{name}:kill@1" for name in faults.POINTS if name.startswith("accept.")],
+    [f"{name}:kill@1" for name in faults.POINTS if name.startswith(("accept.", "spare."))],
     [
         f"{ON_THE_WAY[name]},{name}:kill@1" if name in ON_THE_WAY else f"{name}:kill@1"
         for name in faults.POINTS
-        if not name.startswith("accept.") and name not in BY_HAND | ON_S3
+        if not name.startswith(("accept.", "spare.")) and name not in BY_HAND | ON_S3
     ],
 )
 
@@ -165,7 +174,7 @@ def test_a_process_that_dies_at_any_point_loses_nothing(tmp_path, receivers, oth
     with ended(daemon):
         rots = "fail." in others
         assert_all_stored(daemon, measurements)
-        assert (totals["stored"], totals["failed"], totals["lost"]) == (N_FRAMES, int(rots), 0)
+        assert (totals["stored"], totals["failed"], totals["lost"]) == (len(measurements), int(rots), 0)
         assert_no_process_is_left_in_its_way(daemon, rots)
 
 
@@ -175,10 +184,14 @@ def ordeal(tmp_path, receivers, others):
     daemon = DaemonProcess(tmp_path, settings_for(others), {faults.VARIABLE: ",".join(armed)})
     if "fail." in others:
         plant_rot(daemon)
-    measurements = frames()
+    if "release.unlinked" in others:
+        plant_no_room_for_spares(daemon)
+    # Released files are looked for four times a second.
+    overwrites = "spare." in receivers
+    measurements = frames(count=4 * N_FRAMES if overwrites else N_FRAMES)
     daemon.start(wait=False)
     try:
-        totals = settle(daemon, Sender(daemon, measurements))
+        totals = settle(daemon, Sender(daemon, measurements, 0.05 * overwrites))
         # A supervisor that dies at its start, or takes its roles along, ends the others' faults with it.
         if others.startswith(("recover.", "claim.read:kill@1,return.")):
             armed = [fault for fault in armed if fault not in receivers]
@@ -223,10 +236,16 @@ ERRORS = rows(
         "accept.renamed:EIO@1",
         "accept.renamed:ENOSPC@1",
         "accept.renamed:EROFS@1",
+        "spare.listed:EIO@1",
+        "spare.synced:EIO@1",
+        "spare.taken:EIO@1",
+        "spare.taken:EMFILE@2",
     ],
     [
         "claim.renamed:EIO@1",
         "claim.renamed:EMFILE@1",
+        "release.spared:EIO@1",
+        "release.spared:EROFS@2",
         "release.unlinked:EIO@1",
         "release.unlinked:EROFS@2",
         "release.retained:EIO@1",
@@ -251,7 +270,7 @@ def test_an_error_of_the_disk_at_any_point_loses_nothing(tmp_path, receivers, ot
     with ended(daemon):
         assert_all_stored(daemon, measurements)
         failed = int("fail." in others)
-        assert (totals["stored"], totals["failed"], totals["lost"]) == (N_FRAMES, failed, 0)
+        assert (totals["stored"], totals["failed"], totals["lost"]) == (len(measurements), failed, 0)
         health = wait_until(lambda: accepting(daemon), what="accepting again")
         deaths = {role["name"] for role in health["roles"] if role["restarts"]}
         assert deaths == ({"uploader-0"} if "kill" in others else set()), "no role died of an error"

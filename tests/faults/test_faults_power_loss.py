@@ -35,6 +35,7 @@ SYMPTOMS = {
     "no-fdatasync-spool": "torn accepted entry in new/",
     "no-fdatasync-store": "torn object .npy after put",
     "no-fsync-new": "accepted entry is lost",
+    "no-fsync-spare": "torn accepted entry in new/",
     "no-fsync-failed": "failed entry is not in failed/ with its reason",
     "no-fsync-store": "object .npy is lost after put",
     "rename-before-fdatasync": "torn unaccepted entry in new/",
@@ -85,6 +86,12 @@ def test_a_sync_that_is_left_out_or_late_is_caught(name):
 def test_code_that_forgets_to_sync_new_is_caught_not_only_a_log_without_it(monkeypatch):
     monkeypatch.setattr("ingestd.spool.writer.sync_directory", lambda _path: None)
     assert check(1000, seed=1).violations["accepted entry is lost"]
+
+
+def test_code_that_writes_over_a_file_whose_old_name_may_come_back_is_caught(monkeypatch):
+    monkeypatch.setattr("ingestd.spool.spares.sync_directory", lambda _path: None)
+    found = (check(1500, seed) for seed in range(1, 6))
+    assert any(findings.violations["torn accepted entry in new/"] for findings in found)
 
 
 def test_code_that_takes_for_safe_what_a_killed_process_only_made_visible_is_caught(monkeypatch):

@@ -18,6 +18,7 @@ from ingestd.testing.syscalls.oracle import (
     judge_life,
     judge_receiver,
     judge_uploader,
+    overwrite_order,
     release_order,
     second_syncs,
 )
@@ -68,6 +69,16 @@ def releasing(name=NAMES[0], key="sessions/frame-0/websdr_1"):
         *lines,
         f'unlink("{STATE}/spool/claimed/uploader-0/{name}") = 0',
         f'sendto(5<socket:[1]>, "{name}", 41, 0, NULL, 0) = 41',
+    ]
+
+
+def overwriting(name=NAMES[0]):
+    """Lines of strace of a released file that is taken as it must be."""
+    spare, claimed = f"{STATE}/spool/spare", f"{STATE}/spool/claimed/uploader-0"
+    return [
+        f"fsync(8<{spare}>)   = 0",
+        f"fsync(8<{claimed}>)   = 0",
+        f'rename("{spare}/{name}", "{STATE}/spool/tmp/{name}") = 0',
     ]
 
 
@@ -212,6 +223,29 @@ class TestReleaseOrder:
         found = list(release_order(outcome(without(releasing(), left_out)), STATE, 2))
         assert found
         assert all(said in one for one in found)
+
+
+class TestOverwriteOrder:
+    def test_the_right_order_is_clean(self):
+        assert list(overwrite_order(outcome(overwriting()), STATE)) == []
+
+    @pytest.mark.parametrize("left_out", ["/spare>", "/uploader-0>"])
+    def test_a_directory_that_was_not_synced_is_seen(self, left_out):
+        (found,) = overwrite_order(outcome(without(overwriting(), left_out)), STATE)
+        assert "was not synced" in found
+
+    def test_a_sync_that_failed_or_came_later_is_none(self):
+        lines = overwriting()
+        lines[0] = lines[0].replace("= 0", "= -1 EIO (Input/output error) (INJECTED)")
+        assert len(list(overwrite_order(outcome(lines), STATE))) == 1
+        lines = overwriting()
+        lines.insert(0, lines.pop())
+        assert len(list(overwrite_order(outcome(lines), STATE))) == 2
+
+    def test_an_entry_that_is_left_to_be_written_over_counts_as_removed(self):
+        lines = [line.replace("unlink(", "rename(") for line in releasing()]
+        lines[-2] = lines[-2].replace('") = 0', f'", "{STATE}/spool/spare/{NAMES[0]}") = 0')
+        assert list(release_order(outcome(lines), STATE, 2)) == []
 
 
 class TestSecondSync:

@@ -29,6 +29,11 @@ def _no_fsync_below(log: Sequence[Operation], top: str) -> list[Operation]:
     return [one for one in log if not (isinstance(one, SyncDirectory) and one.path.startswith(top))]
 
 
+def _no_fsync_of_spares(log: Sequence[Operation]) -> list[Operation]:
+    """Files are written over although a loss of power may bring their old names back."""
+    return _no_fsync_below(_no_fsync_below(log, f"{STATE}/spool/spare"), f"{STATE}/spool/claimed/")
+
+
 def _rename_before_fdatasync(log: Sequence[Operation]) -> list[Operation]:
     late = {one.inode for one in log if _is_publishing(one) and isinstance(one, Name)}
     out: list[Operation] = []
@@ -71,6 +76,7 @@ CONTROLS: Mapping[str, Callable[[Sequence[Operation]], list[Operation]]] = {
     "no-fdatasync-spool": lambda log: _no_fdatasync_below(log, f"{STATE}/spool/tmp/"),
     "no-fdatasync-store": lambda log: _no_fdatasync_below(log, OBJECTS),
     "no-fsync-new": lambda log: _no_fsync_below(log, _NEW),
+    "no-fsync-spare": _no_fsync_of_spares,
     "no-fsync-failed": lambda log: _no_fsync_below(log, f"{STATE}/spool/failed"),
     "no-fsync-store": lambda log: _no_fsync_below(log, OBJECTS),
     "rename-before-fdatasync": _rename_before_fdatasync,

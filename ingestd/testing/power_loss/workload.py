@@ -33,6 +33,12 @@ _REPLACED_KEY = "sessions/replaced/object"
 #: Fewest and most samples of a frame: from less than a page to several, so that each can be torn in many ways.
 _SAMPLES = (20, 900)
 
+#: Samples of most frames: files are written over by frames of the same length only.
+_SAME_SAMPLES = 300
+
+#: How likely a frame has the usual length, a released file is left to be written over, and is looked for.
+_SAME_SHARE, _SPARE_SHARE, _LOOK_SHARE = 0.7, 0.8, 0.7
+
 #: Each is done so often in one life [count].
 _ACTIONS = {
     "accept": 6, "store": 5, "retain": 2, "give_back": 2, "fail": 2, "requeue": 1, "die": 2, "replace": 3,
@@ -98,11 +104,14 @@ class _Life:
         self._store.probe()
 
     def _do_accept(self) -> None:
+        if self._rng.random() < _LOOK_SHARE:
+            self._writer.look_for_spares(at_once=True)
         for _ in range(self._rng.randint(1, 3)):
-            n_samples = self._rng.randint(*_SAMPLES)
+            is_usual = self._rng.random() < _SAME_SHARE
+            n_samples = _SAME_SAMPLES if is_usual else self._rng.randint(*_SAMPLES)
             self._frames += 1
             frame = wire.encode(
-                noise(f"frame-{self._frames}", n_samples=n_samples, seed=self._rng.randrange(10**6))
+                noise(f"frame-{self._frames:04d}", n_samples=n_samples, seed=self._rng.randrange(10**6))
             )
             entry = self._writer.add(memoryview(frame))
             self._recorder.mark(Mark("issued", str(entry.name), crc32c(frame)))
@@ -128,7 +137,7 @@ class _Life:
 
     def _finish(self, claim: Claim, *, retain: bool) -> None:
         store_entry(self._store, claim, self._recorder)
-        claim.release(retain=retain)
+        claim.release(retain=retain, spare=self._rng.random() < _SPARE_SHARE)
 
     def _do_store(self) -> None:
         self._store_claim(retain=False)

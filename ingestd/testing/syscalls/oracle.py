@@ -32,6 +32,7 @@ __all__ = [
     "judge_life",
     "judge_receiver",
     "judge_uploader",
+    "overwrite_order",
     "release_order",
     "second_syncs",
 ]
@@ -97,6 +98,7 @@ def judge(case: Case, outcome: Outcome, state_directory: str) -> Verdict:
         )
     if case.scenario.subject.startswith("receiver"):
         violations += accept_order(outcome, state_directory)
+        violations += overwrite_order(outcome, state_directory)
         violations += judge_receiver(outcome.told, remains, total)
     else:
         violations += release_order(outcome, state_directory, total)
@@ -286,8 +288,7 @@ def release_order(outcome: Outcome, state_directory: str, total: int) -> Iterato
         removals = [
             i
             for i, call in enumerate(calls[: max(0, told_at)])
-            if call.done and call.name.startswith("unlink") and call.paths[-1].startswith(claimed)
-            and os.path.basename(call.paths[-1]) == name
+            if call.done and _takes_away(call, claimed) and os.path.basename(call.paths[-1]) == name
         ]  # fmt: skip
         if not removals:
             yield f"{name} was told before it was removed"
@@ -295,6 +296,31 @@ def release_order(outcome: Outcome, state_directory: str, total: int) -> Iterato
         crc = _crc_of(name, total)
         for key, _ in () if crc is None else _pair(total, crc):
             yield from _object_order(calls, removals[-1], os.path.join(base, key))
+
+
+def _takes_away(call: Call, claimed: str) -> bool:
+    """Whether an entry leaves claimed/ for good: removed, or moved to where its file may be written over."""
+    if call.name.startswith("rename"):
+        return call.paths[0].startswith(claimed) and "/spare/" in call.paths[-1]
+    return call.name.startswith("unlink") and call.paths[-1].startswith(claimed)
+
+
+def overwrite_order(outcome: Outcome, state_directory: str) -> Iterator[str]:
+    """A released file is moved to tmp/ only after the names in spare/ and claimed/ were synced since it was released."""
+    layout, calls = SpoolLayout(state_directory), outcome.calls
+    spare, claimed = os.path.join(layout.spare, ""), os.path.join(layout.claimed, "")
+    synced: set[str] = set()
+    for call in calls:
+        if call.name == "fsync" and call.done and call.paths[-1] == layout.spare:
+            synced.add(spare)
+        elif call.name == "fsync" and call.done and call.paths[-1].startswith(claimed):
+            synced.add(claimed)
+        elif call.name.startswith("rename") and call.done and call.paths[0].startswith(spare):
+            yield from (
+                f"{os.path.basename(call.paths[-1])} is written over a file whose old name in {os.path.dirname(where)} "
+                "was not synced"
+                for where in sorted({spare, claimed} - synced)
+            )
 
 
 def _object_order(calls: Sequence[Call], removed_at: int, path: str) -> Iterator[str]:
@@ -331,5 +357,10 @@ def second_syncs(calls: Sequence[Call], state_directory: str) -> Iterator[str]:
                 yield f"{os.path.basename(path)} was synced again after its sync had failed"
             if call.error and call.error != "EINTR":
                 spoiled.add(path)
+        elif call.done and call.name.startswith("rename"):
+            # The file has another name now, and whatever takes the old one is another file.
+            if call.paths[0] in spoiled:
+                spoiled.add(call.paths[-1])
+            spoiled.discard(call.paths[0])
         elif call.done and call.name.startswith("unlink"):
             spoiled.discard(path)

@@ -113,6 +113,11 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("receiver, rename fails", "receiver", (1, 3), (("new", Fault("rename", "EIO", 3)),), all_actions=False),
     Scenario("receiver, fsync of new/ fails", "receiver", (1, 3), (("new", Fault("fsync", "EIO", 2)),), all_actions=False),
     Scenario("receiver, short write", "receiver", (1, 3), (("tmp", Fault("write", "short-half", 3)),), all_actions=False),
+    Scenario("receiver, written over", "receiver-over", (1, 3, 2)),
+    Scenario(
+        "receiver, written over, fdatasync fails", "receiver-over", (1, 3), (("tmp", Fault("fdatasync", "EIO", 3)),),
+        all_actions=False,
+    ),
     Scenario("uploader", "uploader", (3,)),
     Scenario("uploader, fdatasync fails", "uploader", (2,), (("objects", Fault("fdatasync", "EIO", 2)),), all_actions=False),
     Scenario("uploader, fsync fails", "uploader", (2,), (("objects", Fault("fsync", "EIO", 3)),), all_actions=False),

@@ -112,6 +112,10 @@ class Stage:
         if not self._left:
             os.eventfd_write(self.stop_fd, 1)
 
+    def is_even(self) -> bool:
+        """Whether an even number of entries was not told yet."""
+        return self._left % 2 == 0
+
     def stopping(self, wait_s: float) -> bool:
         """Whether the subject must stop; waits at most `wait_s` for it."""
         return bool(select.select([self.stop_fd], [], [], wait_s)[0])
@@ -173,17 +177,38 @@ class _TellingBook(Book):
         super().note_accepted(entry, measurement, now_ns)
 
 
-def receive(stage: Stage, durability: Literal["disk", "process"] = "disk") -> None:
+def receive(
+    stage: Stage, durability: Literal["disk", "process"] = "disk", *, with_spares: bool = False
+) -> None:
     """Accept the scripted frames with the real receiver, catalog and survey included."""
     context = stage.context("receiver", durability)
     layout = SpoolLayout(stage.state_directory)
     layout.make()
     create(catalog_path(stage.state_directory))
     with _TellingBook(context, stage.tell) as book, Surveyor(context, layout) as surveyor:
+        if with_spares:
+            _leave_spares(layout, stage.total)
         receiver = Receiver(context, layout, book, surveyor, ())
         inbox = _ScriptedInbox(stage.groups)
         stage.gate()
         receiver.serve(inbox)
+
+
+def _leave_spares(layout: SpoolLayout, total: int) -> None:
+    """Released files of the lengths of the script, with other bytes: what is not written over whole is found out."""
+    clock = iter(range(1_790_000_000 * 10**9, 2**63, 10**9))
+    writer, claims = SpoolWriter(layout, "disk", lambda: next(clock)), Claims(layout, "uploader-0")
+    for number in range(total):
+        writer.add(memoryview(bytes(len(frame(number)))))
+    for entry in writer.commit():
+        claim = claims.take(str(entry.name))
+        assert claim is not None
+        claim.release(retain=False, spare=True)
+
+
+def receive_over(stage: Stage) -> None:
+    """The same, with files that may be written over once their old names are gone for good."""
+    receive(stage, with_spares=True)
 
 
 def upload(stage: Stage) -> None:
@@ -220,7 +245,8 @@ def _upload_one(stage: Stage, claims: Claims, storing: Storing, name: str) -> No
             return
         with claim:
             storing.record([storing.store(claim)])
-            claim.release(retain=False)
+            # Every other one, so that both ways are enumerated.
+            claim.release(retain=False, spare=stage.is_even())
     except (StoreError, SpoolBroken):
         # As in the daemon: the entry is where it was, or is returned by the next look at abandoned claims.
         return
@@ -235,6 +261,7 @@ def receive_unsynced(stage: Stage) -> None:
 #: What can be enumerated, by name.
 SUBJECTS: dict[str, Callable[[Stage], None]] = {
     "receiver": receive,
+    "receiver-over": receive_over,
     "receiver-unsynced": receive_unsynced,
     "uploader": upload,
 }

@@ -138,15 +138,11 @@ def test_a_key_file_that_others_can_read_is_refused(tmp_path):
     assert SECRET not in message
 
 
-def test_one_worker_process_per_usable_core_is_the_default(monkeypatch):
-    assert load(environ={}).uploader.count == len(os.sched_getaffinity(0))
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1, 2, 5, 6})
-    assert load(overrides={"uploader.count": None}, environ={}).uploader.count == 5
-
-
-def test_more_cores_than_processes_are_allowed_are_no_error(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(384)))
-    assert load(overrides={"uploader.count": None}, environ={}).uploader.count == 256
+@pytest.mark.parametrize(("cores", "count"), [(1, 1), (2, 1), (3, 1), (4, 2), (16, 8), (2000, 256)])
+def test_one_worker_process_for_two_usable_cores_is_the_default(monkeypatch, cores, count):
+    assert load(environ={}).uploader.count == max(1, len(os.sched_getaffinity(0)) // 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(cores)))
+    assert load(overrides={"uploader.count": None}, environ={}).uploader.count == count
 
 
 def test_settings_are_frozen():
