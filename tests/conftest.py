@@ -1,6 +1,10 @@
 """Fixtures only: servers, recordings, and what a missing one means."""
 
+import contextlib
+import fcntl
 import os
+import shutil
+import tempfile
 import uuid
 
 import pytest
@@ -11,6 +15,40 @@ from ingestd.testing.minio_server import MinioServer, find_minio
 from ingestd.testing.recordings import shared_iq
 
 IN_CI = bool(os.environ.get("CI"))
+
+
+#: Names the directory with the locks of a run; workers inherit it.
+LOCKS = "INGESTD_TEST_LOCKS"
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        os.environ[LOCKS] = tempfile.mkdtemp(prefix="ingestd-tests-")
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(LOCKS), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def turn(name, mode):
+    """Hold a lock that all workers share."""
+    with open(os.path.join(os.environ[LOCKS], name), "a") as file:
+        fcntl.flock(file, mode)
+        yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    """A test that is marked `quiet` has the machine to itself, its fixtures included, however many workers there are."""
+    is_quiet = item.get_closest_marker("quiet") is not None
+    with contextlib.ExitStack() as held:
+        # Whoever waits for the machine keeps the others from beginning anything new: without a gate they would take
+        # turns for ever, and it would never be free.
+        with turn("gate", fcntl.LOCK_EX):
+            held.enter_context(turn("machine", fcntl.LOCK_EX if is_quiet else fcntl.LOCK_SH))
+        return (yield)
 
 
 def missing(what):

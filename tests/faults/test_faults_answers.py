@@ -16,6 +16,7 @@ def may_mount(path):
 
 @pytest.mark.minio
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_questions_are_answered_whatever_is_broken(minio_binary, tmp_path):
     said = []
     found = run(AnswersPlan(1.0, 10.0), minio_binary, str(tmp_path), said.append)

@@ -173,6 +173,7 @@ def test_after_the_outage_new_frames_are_stored_among_the_first_and_the_backlog_
 @pytest.mark.minio
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.quiet
 def test_a_real_store_that_is_down_costs_next_to_nothing_and_the_backlog_drains(tmp_path, minio_binary):
     """In short; `scripts/outage` does it for minutes and holds it to the whole demand."""
     wanted = OutagePlan(outage_s=12.0, idle_s=8.0, clean_count=400)

@@ -6,6 +6,7 @@ from ingestd.testing.restarts import RestartPlan, RestartResult, run
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_a_killed_receiver_and_a_killed_daemon_with_a_full_spool_accept_again(tmp_path):
     said = []
     result = run(RestartPlan(receiver_kills=2, daemon_kills=1, entries=2000), str(tmp_path), said.append)

@@ -112,6 +112,7 @@ def test_a_spool_of_an_earlier_release_is_read(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_eight_flooders_do_not_hold_up_a_quiet_node(tmp_path):
     n_quiet = 60
     stop = threading.Event()

@@ -205,6 +205,7 @@ def quiet_rows(client):
     return [row for row in rows if row["task_id"].startswith("quiet-")]
 
 
+@pytest.mark.quiet
 def test_handshakes_without_keys_hold_up_no_node_that_has_one(daemon, keys):
     stop = threading.Event()
     counts = {"hello": 0, "unknown": 0}

@@ -122,6 +122,7 @@ def restart_s(daemon, role):
 
 
 @pytest.mark.parametrize("role", ["receiver", "uploader-0", "responder"])
+@pytest.mark.quiet
 def test_a_killed_role_is_back_in_under_a_second(daemon, role):
     daemon.push(noise("before"))
     daemon.wait_stored(1)
@@ -212,6 +213,7 @@ def alive(pid):
         return False
 
 
+@pytest.mark.quiet
 def test_a_stop_under_load_loses_nothing_that_was_accepted(tmp_path):
     daemon = DaemonProcess(tmp_path, {"spool": {"min_free_bytes": 0}})
     stop = threading.Event()

@@ -232,6 +232,7 @@ def open_files(count):
 
 
 @pytest.mark.parametrize("port", ["ingest", "query"])
+@pytest.mark.quiet
 def test_five_thousand_idle_connections_shut_nobody_out(daemon, port):
     endpoint = address(getattr(daemon, f"{port}_endpoint"))
     pids = daemon.role_pids()
@@ -299,6 +300,7 @@ HOSTILE_FRAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.quiet
 def test_every_hostile_frame_is_counted_under_its_reason_and_the_next_good_one_goes_through(daemon):
     pids = daemon.role_pids()
     before = daemon.stats()["rejected"]
@@ -414,6 +416,7 @@ def test_a_message_of_several_parts_is_rejected_once_and_drained(daemon, parts):
     ],
     ids=["empty", "garbage", "c1", "no cmd", "number", "unknown", "limit"],
 )
+@pytest.mark.quiet
 def test_a_bad_query_gets_an_error_and_the_next_client_an_answer(daemon, request_bytes):
     with zmq.Context() as context, context.socket(zmq.REQ) as peer:
         peer.linger = 0

@@ -145,6 +145,7 @@ class TestRecordings:
         assert document["clipped_fraction"] == pytest.approx(rails.mean(), abs=1e-6)
 
 
+@pytest.mark.quiet
 def test_minio_stopped_for_a_while_loses_nothing_and_health_says_so(own_minio, tmp_path):
     """30 s without the store, its server killed and started again."""
     with DaemonProcess(tmp_path / "daemon", settings(), own_minio.environment()) as daemon:

@@ -383,6 +383,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("name", PAGES)
+@pytest.mark.quiet
 def test_a_page_of_two_hundred_thousand_rows_takes_less_than_20_ms(large, name):
     PAGES[name](large)
     took_s = []
@@ -393,6 +394,7 @@ def test_a_page_of_two_hundred_thousand_rows_takes_less_than_20_ms(large, name):
     assert statistics.median(took_s) < 0.020
 
 
+@pytest.mark.quiet
 def test_a_page_in_the_middle_is_as_quick_as_the_first(large):
     cursor = None
     took_s = []

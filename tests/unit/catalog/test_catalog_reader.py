@@ -282,6 +282,7 @@ class TestSpeed:
          {"since": T0_NS + 40_000}, {"task_id": "s3", "node": "n3"}],
         ids=str,
     )  # fmt: skip
+    @pytest.mark.quiet
     def test_a_page_of_measurements_reads_an_index_and_never_sorts(self, large, filters, monkeypatch):
         statements = []
         connection = large._current()
@@ -301,6 +302,7 @@ class TestSpeed:
             took_s.append(time.perf_counter() - began_s)
         assert statistics.median(took_s) < 0.02
 
+    @pytest.mark.quiet
     def test_sessions_and_confirm_are_looked_up(self, large):
         for ask in (
             lambda: large.sessions(100),

@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -170,6 +171,7 @@ def test_no_sender_makes_the_sums_outgrow_an_int64():
     assert ledger.samples_lost == 0, "a clock that was set anew, not a loss"
 
 
+@pytest.mark.quiet
 def test_an_answer_is_quick_however_the_rejected_lie():
     ledger = EpochLedger()
     for i in range(MAX_RANGES):

@@ -611,6 +611,7 @@ ABUSE = {
 
 
 @pytest.mark.parametrize("name", ABUSE)
+@pytest.mark.quiet
 def test_abuse_is_refused_in_milliseconds_and_bounded_memory(name):
     data = ABUSE[name]
     spent_s = []

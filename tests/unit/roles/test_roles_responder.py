@@ -227,6 +227,7 @@ class TestSlowDisk:
         yield running, release
         release.set()
 
+    @pytest.mark.quiet
     def test_what_needs_no_disk_is_answered_at_once(self, hanging):
         running, _ = hanging
         waiting, asker = running.dealer(), running.asker()
@@ -375,6 +376,7 @@ class TestUrl:
         answer = running.asker().ask("url", task_id="a", websdr_id=1)
         assert (answer["code"], answer["details"]) == ("not_found", {"state": state})
 
+    @pytest.mark.quiet
     def test_what_nobody_knows_is_not_found(self, running):
         running.catalog.query = raising(NotFound("none"))
         assert running.asker().ask("url", task_id="a", websdr_id=1)["code"] == "not_found"

@@ -97,6 +97,7 @@ def test_it_says_ready_once_and_stops_cleanly():
     assert toys.state("a") is RoleState.STOPPED
 
 
+@pytest.mark.quiet
 def test_a_killed_child_is_back_at_once_and_the_others_are_left_alone():
     toys = Toys({"a": OBEYS, "b": OBEYS})
     took_s = []
