@@ -17,8 +17,8 @@ from ingestd.testing.recordings import shared_iq
 IN_CI = bool(os.environ.get("CI"))
 
 
-#: Names the directory with the locks of a run; workers inherit it.
-LOCKS = "INGESTD_TEST_LOCKS"
+#: Names the directory with the locks of a run; workers inherit it. Not INGESTD_..., which a daemon would refuse.
+LOCKS = "TEST_LOCKS"
 
 
 def pytest_configure(config):

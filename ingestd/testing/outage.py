@@ -204,24 +204,24 @@ def _result(rows: list[tuple[str, int, int]], down: _Down, sent_count: int, back
     for task_id, accepted_ns, stored_ns in rows:
         by_phase[task_id.partition("-")[0]].append((accepted_ns, stored_ns))
     backlog_ns = [stored_ns for _, stored_ns in by_phase["backlog"]]
-    until_ns = max(backlog_ns)
-    new_meanwhile = [
-        stored_ns - accepted_ns for accepted_ns, stored_ns in by_phase["new"] if stored_ns < until_ns
-    ]
-    drain_s = (until_ns - min(backlog_ns)) / 1e9
+    found_ns, until_ns = min(backlog_ns), max(backlog_ns)
+    new_meanwhile = [(begin, end) for begin, end in by_phase["new"] if end < until_ns]
+    # What came before the store was found again waited for that, which is a figure of its own.
+    new_latencies_s = sorted((end - begin) / 1e9 for begin, end in new_meanwhile if begin > found_ns)
+    drain_s = (until_ns - found_ns) / 1e9
     clean_s = (max(end for _, end in by_phase["clean"]) - min(start for start, _ in by_phase["clean"])) / 1e9
     return OutageResult(
         clean_rate=round(len(by_phase["clean"]) / clean_s, 1),
         drain_rate=round((len(backlog_ns) + len(new_meanwhile)) / drain_s, 1),
         backlog_count=down.backlog_count,
-        found_again_s=round((min(backlog_ns) - back_ns) / 1e9, 1),
+        found_again_s=round((found_ns - back_ns) / 1e9, 1),
         resident_drift_bytes=down.drift_bytes,
         idle_cpu_share=round(down.idle_cpu_share, 4),
         log_lines_per_min=round(down.log_lines_per_min, 1),
         rep_p99_ms=round(down.rep_p99_ms, 1),
         time_left_shown=down.time_left_shown,
-        new_before_backlog_count=len(new_meanwhile),
-        new_latency_p50_s=round(quantile(sorted(ns / 1e9 for ns in new_meanwhile), 0.5), 2),
+        new_before_backlog_count=len(new_latencies_s),
+        new_latency_p50_s=round(quantile(new_latencies_s, 0.5), 2),
         stored_count=len(rows),
         missing_count=sent_count - len(rows),
     )

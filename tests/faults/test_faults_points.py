@@ -60,9 +60,9 @@ def fired(daemon):
     return [line.removeprefix("INGESTD_FAULT ") for line in lines if line.startswith("INGESTD_FAULT ")]
 
 
-def frames(n_samples=2000, count=N_FRAMES):
+def frames(n_samples=2000, first=0, count=N_FRAMES):
     # Frames of one length: files are written over by no others.
-    return [noise(f"point-{i:02d}", n_samples=n_samples, seed=i) for i in range(count)]
+    return [noise(f"point-{i:03d}", n_samples=n_samples, seed=i) for i in range(first, first + count)]
 
 
 class Sender:
@@ -186,12 +186,15 @@ def ordeal(tmp_path, receivers, others):
         plant_rot(daemon)
     if "release.unlinked" in others:
         plant_no_room_for_spares(daemon)
-    # Released files are looked for four times a second.
-    overwrites = "spare." in receivers
-    measurements = frames(count=4 * N_FRAMES if overwrites else N_FRAMES)
+    measurements = frames()
     daemon.start(wait=False)
     try:
-        totals = settle(daemon, Sender(daemon, measurements, 0.05 * overwrites))
+        totals = settle(daemon, Sender(daemon, measurements))
+        # Files are written over when some were released, and are looked for four times a second.
+        while "spare." in receivers and receivers not in fired(daemon) and len(measurements) < 200:
+            more = frames(first=len(measurements))
+            measurements += more
+            totals = settle(daemon, Sender(daemon, more, 0.05))
         # A supervisor that dies at its start, or takes its roles along, ends the others' faults with it.
         if others.startswith(("recover.", "claim.read:kill@1,return.")):
             armed = [fault for fault in armed if fault not in receivers]
