@@ -17,7 +17,7 @@ from ingestd.formats import frame as wire
 from ingestd.formats.measurement import Measurement
 from ingestd.roles.context import RoleContext
 from ingestd.roles.status import Phase, Slot
-from ingestd.storage.encoding import encode_pair
+from ingestd.storage.encoding import prepare_pair
 from ingestd.storage.locks import IdentityLocks
 from ingestd.storage.pair import Pair, PairOutcome, PairResult, store_pair
 from ingestd.storage.port import ObjectStore
@@ -89,11 +89,13 @@ class Storing:
         faults.point("claim.read")
         measurement = wire.parse(frame)
         settings = self._settings
-        pair, document = encode_pair(
+        # The samples are sent first; figures and metadata are made while the store takes them.
+        pair = prepare_pair(
             measurement,
             settings.receiver_of(measurement.node, measurement.websdr_id),
             figures=settings.uploader.quality,
             sha256=settings.storage.sha256,
+            tell=lambda begins: self._phase(Phase.ENCODING if begins else Phase.UPLOADING),
         )
         self._phase(Phase.UPLOADING)
         faults.point("upload.encoded")
@@ -107,7 +109,7 @@ class Storing:
         faults.point("verify.pair")
         ended_as = self._ended_as(claim, measurement, pair, outcome.result)
         return Stored(
-            outcome.result, claim.name, None if ended_as else _entry(claim, document, pair, outcome), ended_as
+            outcome.result, claim.name, None if ended_as else _entry(claim, pair, outcome), ended_as
         )
 
     def _ended_as(self, claim: Claim, measurement: Measurement, pair: Pair, result: PairResult) -> str:
@@ -141,7 +143,7 @@ class Storing:
         self._row.phase(phase, time.monotonic_ns())
 
 
-def _entry(claim: Claim, document: dict[str, object], pair: Pair, outcome: PairOutcome) -> StoredEntry:
+def _entry(claim: Claim, pair: Pair, outcome: PairOutcome) -> StoredEntry:
     is_conflict = outcome.result in _CONFLICTS
     key, size_bytes = outcome.keys.npy, pair.npy.size_bytes
     if is_conflict:
@@ -149,7 +151,7 @@ def _entry(claim: Claim, document: dict[str, object], pair: Pair, outcome: PairO
     log.debug("entry_stored", entry=claim.name, key=key, size_bytes=size_bytes)
     return StoredEntry(
         name=claim.name,
-        document=document,
+        document=pair.document,
         keys=outcome.keys,
         copy=outcome.copy,
         content_crc=pair.content_crc,

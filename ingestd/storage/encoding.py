@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, Literal
 
 from ingestd.formats import metadata, npy, quality
-from ingestd.formats.checksum import crc32c
 from ingestd.formats.measurement import Measurement
 from ingestd.formats.npy import NpyObject
 from ingestd.formats.quality import Receiver
 from ingestd.storage.pair import Pair
 
-__all__ = ["encode_pair"]
+__all__ = ["encode_pair", "prepare_pair"]
 
 
-def encode_pair(
+def prepare_pair(
     measurement: Measurement,
     receiver: Receiver | None = None,
     *,
     figures: Literal["missing", "none"] = "missing",
     sha256: bool = False,
-) -> tuple[Pair, dict[str, Any]]:
-    """Make both objects of a measurement; a pure function of its arguments.
+    tell: Callable[[bool], None] = lambda _begins: None,
+) -> Pair:
+    """Make the .npy object of a measurement, and the metadata when it is asked for.
 
     Parameters
     ----------
@@ -35,22 +36,41 @@ def encode_pair(
         none.
     sha256
         Whether to add the SHA-256 of the .npy object to the metadata.
+    tell
+        Told when the figures begin (True) and end (False).
+    """
+    encoded = npy.encode(measurement)
+
+    def describe() -> dict[str, Any]:
+        tell(True)
+        computed = None
+        if figures == "missing":
+            sent = measurement.metrics
+            spectral = sent.get("snr_db") is None or sent.get("frequency_offset_hz") is None
+            computed = quality.measure(measurement, encoded.samples(), receiver, spectral=spectral)
+        document = metadata.document(measurement, encoded, computed, _sha256(encoded) if sha256 else None)
+        tell(False)
+        return document
+
+    return Pair(measurement.identity, encoded, describe)
+
+
+def encode_pair(
+    measurement: Measurement,
+    receiver: Receiver | None = None,
+    *,
+    figures: Literal["missing", "none"] = "missing",
+    sha256: bool = False,
+) -> tuple[Pair, dict[str, Any]]:
+    """Make both objects of a measurement at once; takes what `prepare_pair` takes, and is a pure function of it.
 
     Returns
     -------
     tuple
         The pair, and its metadata document.
     """
-    encoded = npy.encode(measurement)
-    computed = None
-    if figures == "missing":
-        sent = measurement.metrics
-        spectral = sent.get("snr_db") is None or sent.get("frequency_offset_hz") is None
-        computed = quality.measure(measurement, encoded.samples(), receiver, spectral=spectral)
-    digest = _sha256(encoded) if sha256 else None
-    document = metadata.document(measurement, encoded, computed, digest)
-    document_bytes = metadata.encode(document)
-    return Pair.of(measurement.identity, encoded, document, document_bytes, crc32c(document_bytes)), document
+    pair = prepare_pair(measurement, receiver, figures=figures, sha256=sha256)
+    return pair, pair.document
 
 
 def _sha256(encoded: NpyObject) -> str:

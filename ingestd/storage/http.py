@@ -17,7 +17,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -152,6 +152,8 @@ class Request:
         Longest body of a success; errors are cut at `MAX_ERROR_BYTES`.
     expect_continue
         Ask before sending the body.
+    meanwhile
+        Done once the body is sent, before the reply is waited for; None = nothing.
     """
 
     method: str
@@ -160,6 +162,7 @@ class Request:
     parts: Sequence[bytes | memoryview] = ()
     max_body_bytes: int = MAX_ERROR_BYTES
     expect_continue: bool = False
+    meanwhile: Callable[[], None] | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -249,6 +252,8 @@ class _Connection:
                 sent = self._send([request.head(), *request.parts], parser, limit)
             if not sent:
                 limit.cut(timing.early_s)
+            elif request.meanwhile is not None:
+                request.meanwhile()
             reply = self._reply(parser, limit)
         except OSError as error:
             if self.kept and not parser.started:

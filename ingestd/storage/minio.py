@@ -52,7 +52,8 @@ _DEFAULT_REGION = "us-east-1"
 _TRIED_MAX_COUNT = 1000
 
 #: What the probe writes.
-_PROBE_BODY = b"ingestd: does this store verify checksums and honour If-None-Match?\n"
+_PROBE_TEXT = b"ingestd: does this store verify checksums and honour If-None-Match?\n"
+_PROBE: Final = Body((_PROBE_TEXT,), crc32c(_PROBE_TEXT), "text/plain")
 
 #: Conditional PUTs of the probe: after the first the key is there, and one more may race with another process.
 _PROBE_TRIES = 3
@@ -149,12 +150,11 @@ class MinioStore:
         Several processes may probe at once: the probe object is never deleted, and a 412 at any try is proof.
         """
         self._find_bucket(make_bucket=make_bucket)
-        body = Body((_PROBE_BODY,), crc32c(_PROBE_BODY), "text/plain")
-        if self._refuses({"x-amz-checksum-crc32c": crc32c_base64(body.crc32c ^ 1)}):
-            checksum: Mapping[str, str] = {"x-amz-checksum-crc32c": crc32c_base64(body.crc32c)}
+        if self._refuses({"x-amz-checksum-crc32c": crc32c_base64(_PROBE.crc32c ^ 1)}):
+            checksum: Mapping[str, str] = {"x-amz-checksum-crc32c": crc32c_base64(_PROBE.crc32c)}
             name = "crc32c"
         else:
-            checksum = {"Content-MD5": _md5_base64(body)}
+            checksum = {"Content-MD5": _md5_base64(_PROBE)}
             wrong = {"Content-MD5": base64.b64encode(bytes(16)).decode()}
             name = "content-md5" if self._refuses(wrong) else "none"
         honours = self._honours_if_none_match(checksum)
@@ -193,7 +193,7 @@ class MinioStore:
 
     def _refuses(self, wrong: Mapping[str, str]) -> bool:
         """Whether a wrong checksum is refused; an unexpected refusal is an error of its own."""
-        reply = self._request("PUT", PROBE_KEY, wrong, (_PROBE_BODY,))
+        reply = self._request("PUT", PROBE_KEY, wrong, _PROBE)
         if 200 <= reply.status < 300:
             return False
         if reply.status == 400 and fault(reply).is_checksum:
@@ -204,7 +204,7 @@ class MinioStore:
 
     def _honours_if_none_match(self, checksum: Mapping[str, str]) -> bool:
         for _ in range(_PROBE_TRIES):
-            reply = self._request("PUT", PROBE_KEY, {**checksum, "If-None-Match": "*"}, (_PROBE_BODY,))
+            reply = self._request("PUT", PROBE_KEY, {**checksum, "If-None-Match": "*"}, _PROBE)
             if reply.status == 412:
                 return True
             if reply.status == 501:
@@ -250,10 +250,10 @@ class MinioStore:
             while len(self._tried) > _TRIED_MAX_COUNT:
                 self._tried.popitem(last=False)
         # A PUT that fails leaves the key in `_tried`: its next try asks first and does not send the body in vain.
-        reply = self._request("PUT", key, sent, body.parts, expect_continue=again)
+        reply = self._request("PUT", key, sent, body, expect_continue=again)
         if again and reply.status == 417:
             # Whoever does not know Expect gets the request without it (RFC 9110, 10.1.1).
-            reply = self._request("PUT", key, sent, body.parts)
+            reply = self._request("PUT", key, sent, body)
         with self._lock:
             self._tried.pop(key, None)
         return reply
@@ -374,7 +374,7 @@ class MinioStore:
         method: str,
         key: str,
         headers: Mapping[str, str] | None = None,
-        parts: tuple[bytes | memoryview, ...] = (),
+        body: Body | None = None,
         *,
         max_body_bytes: int = MAX_ERROR_BYTES,
         expect_continue: bool = False,
@@ -382,7 +382,7 @@ class MinioStore:
         """Sign and send a request, again where a busy store may do better in a moment; `key` "" is the bucket."""
         for n_sent in count(1):
             reply = self._request_once(
-                method, key, headers, parts, max_body_bytes=max_body_bytes, expect_continue=expect_continue
+                method, key, headers, body, max_body_bytes=max_body_bytes, expect_continue=expect_continue
             )
             pause_s = self._budget.pause_s(n_sent, reply.status, hinted="retry-after" in reply.headers)
             if pause_s is None:
@@ -395,7 +395,7 @@ class MinioStore:
         method: str,
         key: str,
         headers: Mapping[str, str] | None,
-        parts: tuple[bytes | memoryview, ...],
+        body: Body | None,
         *,
         max_body_bytes: int,
         expect_continue: bool,
@@ -404,7 +404,13 @@ class MinioStore:
         signed = self._signer.sign(method, self._endpoint.netloc, target, headers or {}, time.time())
         return self._http.request(
             Request(
-                method, target, signed, parts, max_body_bytes=max_body_bytes, expect_continue=expect_continue
+                method,
+                target,
+                signed,
+                body.parts if body else (),
+                max_body_bytes,
+                expect_continue,
+                body.meanwhile if body else None,
             )
         )
 

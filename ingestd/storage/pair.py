@@ -15,6 +15,7 @@ from typing import Any, Literal
 from ingestd import faults
 from ingestd.errors import ConflictError, StoreBusy, StoreCorrupt
 from ingestd.formats import metadata
+from ingestd.formats.checksum import crc32c
 from ingestd.formats.measurement import Identity, ObjectKeys, content_crc, object_keys
 from ingestd.formats.npy import NpyObject
 from ingestd.storage.port import Body, ObjectStore, crc32c_base64
@@ -41,36 +42,53 @@ class PairResult(StrEnum):
     SUPERSEDED = "superseded"
 
 
-@dataclass(frozen=True, slots=True)
 class Pair:
-    """The two objects of a measurement, ready to be stored."""
+    """The two objects of a measurement.
 
-    identity: Identity
-    npy: Body
-    metadata: Body
-    content: tuple[int | None, float | None, float | None]
+    The metadata is made when it is first asked for: figures take as long as a store takes for the samples, which can go
+    ahead. One thread.
 
-    @classmethod
-    def of(
-        cls, identity: Identity, npy: NpyObject, document: dict[str, Any], encoded: bytes, crc32c: int
-    ) -> Pair:
-        """Pair of an encoded measurement.
+    Parameters
+    ----------
+    identity
+        Of the measurement.
+    npy
+        Its samples.
+    describe
+        Makes the metadata document.
+    """
 
-        Parameters
-        ----------
-        identity
-            Of the measurement.
-        npy
-            Its samples.
-        document, encoded, crc32c
-            Its metadata, as a dictionary and as bytes with their checksum.
-        """
-        return cls(
-            identity,
-            Body((npy.header, npy.payload), npy.crc32c),
-            Body((encoded,), crc32c, "application/json"),
-            metadata.content(document),
-        )
+    def __init__(self, identity: Identity, npy: NpyObject, describe: Callable[[], dict[str, Any]]) -> None:
+        self.identity = identity
+        self.npy = Body((npy.header, npy.payload), npy.crc32c, meanwhile=self._prepare)
+        self._describe = describe
+        self._document: dict[str, Any] | None = None
+        self._metadata: Body | None = None
+
+    def _prepare(self) -> None:
+        if self._metadata is None:
+            self._document = self._describe()
+            encoded = metadata.encode(self._document)
+            self._metadata = Body((encoded,), crc32c(encoded), "application/json")
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The metadata as a dictionary."""
+        self._prepare()
+        assert self._document is not None
+        return self._document
+
+    @property
+    def metadata(self) -> Body:
+        """The metadata object."""
+        self._prepare()
+        assert self._metadata is not None
+        return self._metadata
+
+    @property
+    def content(self) -> tuple[int | None, float | None, float | None]:
+        """What of the metadata tells contents of one identity apart."""
+        return metadata.content(self.document)
 
     @property
     def content_crc(self) -> int:

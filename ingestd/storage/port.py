@@ -7,8 +7,8 @@ them. tests/contract/ holds the cases that each must pass. Every method raises o
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 __all__ = ["Body", "ObjectInfo", "ObjectStore", "PutResult", "StoreProfile", "crc32c_base64"]
@@ -31,11 +31,14 @@ class Body:
         Of all parts together.
     content_type
         MIME type.
+    meanwhile
+        Work that a store may do while it waits for the reply to this body: never needed, cheap to ask for twice.
     """
 
     parts: tuple[bytes | memoryview, ...]
     crc32c: int
     content_type: str = "application/octet-stream"
+    meanwhile: Callable[[], None] | None = field(default=None, compare=False, repr=False)
 
     @property
     def size_bytes(self) -> int:

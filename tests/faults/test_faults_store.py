@@ -697,7 +697,7 @@ class TestProbe:
                 answer = reply(200, ETag='"abc"')
             connection.sendall(answer)
 
-        body = Body((module._PROBE_BODY,), crc32c(module._PROBE_BODY))
+        body = module._PROBE
         wrong = {
             "x-amz-checksum-crc32c": {crc32c_base64(body.crc32c)},
             "content-md5": {module._md5_base64(body)},

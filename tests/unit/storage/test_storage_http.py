@@ -142,6 +142,42 @@ def closed(end):
         return True
 
 
+class TestMeanwhile:
+    """Work that waits for nobody is done while the server has the body."""
+
+    def test_it_is_done_once_the_body_is_sent_and_before_the_reply(self, client, peers):
+        body, seen = b"x" * 100, []
+
+        def meanwhile():
+            received = b""
+            while not received.endswith(body):
+                received += end_of(peers, 0).recv(65536)
+            seen.append(received)
+            end_of(peers, 0).sendall(OK)
+
+        reply = client.request(Request("PUT", "/", {"Host": "h"}, (body,), meanwhile=meanwhile))
+        assert reply.status == 200
+        assert len(seen) == 1
+
+    def test_a_server_that_refuses_the_body_needs_none(self, client, peers):
+        done = []
+        request = Request(
+            "PUT", "/", {"Host": "h"}, (b"x",), expect_continue=True, meanwhile=lambda: done.append(1)
+        )
+        refused = b"HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\n\r\n"
+        assert ask(client, peers, refused, request=request).status == 412
+        assert not done
+
+    def test_a_bug_in_it_closes_the_connection(self, client, peers):
+        def meanwhile():
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            client.request(Request("PUT", "/", {"Host": "h"}, (b"x",), meanwhile=meanwhile))
+        end_of(peers, 0).recv(65536)
+        assert closed(end_of(peers, 0))
+
+
 class TestConnections:
     """A connection serves again only where nothing speaks against it."""
 

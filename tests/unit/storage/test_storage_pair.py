@@ -9,7 +9,7 @@ from ingestd.errors import ConflictError, StoreBusy, StoreCorrupt, StoreUnreacha
 from ingestd.formats import metadata
 from ingestd.formats.checksum import crc32c
 from ingestd.formats.measurement import object_keys, parse_key
-from ingestd.storage.encoding import encode_pair
+from ingestd.storage.encoding import encode_pair, prepare_pair
 from ingestd.storage.pair import PairResult, store_pair
 from ingestd.storage.port import Body, StoreProfile, crc32c_base64
 from ingestd.testing.frames import T0_NS, noise
@@ -21,6 +21,24 @@ def pair_of(seed=0, **fields):
 
 
 KEYS = object_keys(pair_of().identity)
+
+
+def test_the_metadata_is_made_once_when_it_is_first_asked_for():
+    told = []
+    pair = prepare_pair(noise("t", n_samples=16), figures="none", tell=told.append)
+    assert not told
+    pair.npy.meanwhile()
+    assert told == [True, False]
+    pair.npy.meanwhile()
+    assert (pair.metadata, pair.content_crc) == (pair_of().metadata, pair_of().content_crc)
+    assert pair.document == encode_pair(noise("t", n_samples=16), figures="none")[1]
+    assert told == [True, False]
+
+
+def test_a_store_that_has_no_use_for_the_time_stores_the_same():
+    store = MemoryStore()
+    store_pair(store, prepare_pair(noise("t", n_samples=16), figures="none"), "keep_both")
+    assert store.get(KEYS.metadata, 10**6) == bytes(pair_of().metadata.parts[0])
 
 
 class Died(BaseException):
