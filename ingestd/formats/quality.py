@@ -19,6 +19,7 @@ from ingestd.formats.spectrum import (
     estimate,
     excess_db,
     find_passband,
+    median,
     quantisation_step,
     tone_bin,
 )
@@ -106,7 +107,8 @@ class Figures:
 
 class _Signal(NamedTuple):
     # Finite samples, not silent, scaled so that squares are safe in float32; 2**exponent times them is what was given.
-    # Then mean, largest and largest block mean (0 where not asked for) of their I^2 + Q^2, and the power of their mean.
+    # Then mean, largest and largest block mean (0 where there is no whole block) of their I^2 + Q^2, and the power of
+    # their mean.
     samples: npt.NDArray[np.complex64]
     exponent: int
     mean: float
@@ -143,7 +145,7 @@ def measure(
     receiver
         Of the registered node, or None.
     spectral
-        Whether noise, SNR and frequency offset are wanted; they cost four fifths of the time.
+        Whether noise, SNR and frequency offset are wanted; they cost three quarters of the time.
 
     Returns
     -------
@@ -154,7 +156,7 @@ def measure(
     # NaN sets floating-point flags on some processors and NumPy releases; it is looked for in the results instead.
     with np.errstate(all="ignore"):
         with_spectrum = spectral and len(samples) >= MIN_SAMPLES
-        signal = _signal(samples, 0, with_bursts=with_spectrum)
+        signal = _signal(samples, 0)
         if signal is None:
             largest = _largest_component(samples)
             if not math.isfinite(largest):
@@ -165,7 +167,7 @@ def measure(
                 return Figures(0, clipped_fraction=_clipped_count(measurement, samples, 0.0) / len(samples))
             exponent = math.frexp(largest)[1]
             scaled = np.ldexp(samples.view(np.float32), -exponent).view(np.complex64)
-            signal = _signal(scaled, exponent, with_bursts=with_spectrum)
+            signal = _signal(scaled, exponent)
             assert signal is not None
         clipped = _clipped_count(measurement, samples, signal.peak * 4.0**signal.exponent) / len(samples)
         found = _Spectral()
@@ -191,7 +193,7 @@ def _measure_spectrum(
     spectrum = estimate(signal.samples)
     registry_hz = None if receiver is None else receiver.bandwidth_hz
     passband = find_passband(spectrum, step, rate_hz, measurement.bandwidth_hz, registry_hz)
-    noise_of_bin = float(np.median(spectrum.floor[passband.bins]))
+    noise_of_bin = float(median(spectrum.floor[passband.bins]))
     noise = noise_of_bin * passband.n_bins
     total = float(spectrum.mean.sum())
     # Segments with gaps between them may all miss a short burst.
@@ -230,7 +232,7 @@ def _largest_component(samples: npt.NDArray[np.complex64]) -> float:
     return math.nan if math.isnan(high + low) else max(high, -low)
 
 
-def _signal(samples: npt.NDArray[np.complex64], exponent: int, *, with_bursts: bool) -> _Signal | None:
+def _signal(samples: npt.NDArray[np.complex64], exponent: int) -> _Signal | None:
     """Power, in one pass over the samples; None where their squares are not finite or not safe in float32."""
     values = samples.view(np.float32)
     squares = np.empty(min(len(values), 2 * _CHUNK), np.float32)
@@ -245,12 +247,12 @@ def _signal(samples: npt.NDArray[np.complex64], exponent: int, *, with_bursts: b
             return None
         peak = max(peak, highest)
         sums += complex(part.sum())
-        if not with_bursts:
-            total += float(power.sum())
-            continue
         n_whole = len(power) - len(power) % _BURST_BLOCK
-        blocks = power[:n_whole].reshape(-1, _BURST_BLOCK).sum(axis=1)
-        total += float(blocks.sum(dtype=np.float64)) + float(power[n_whole:].sum(dtype=np.float64))
+        # einsum adds up the short rows of blocks in a third of the time of sum.
+        blocks = np.einsum("ij->i", power[:n_whole].reshape(-1, _BURST_BLOCK))
+        total += float(blocks.sum(dtype=np.float64))
+        if n_whole < len(power):
+            total += float(power[n_whole:].sum(dtype=np.float64))
         burst = max(burst, float(blocks.max(initial=0.0)))
     if peak < _SAFE_POWER[0]:
         return None
