@@ -16,10 +16,12 @@ import numpy.typing as npt
 from ingestd.formats.measurement import Measurement
 from ingestd.formats.spectrum import (
     MIN_SAMPLES,
+    SINGLE_PRECISION_RANGE,
+    Passband,
+    Spectrum,
     estimate,
     excess_db,
     find_passband,
-    median,
     quantisation_step,
     tone_bin,
 )
@@ -190,10 +192,7 @@ def _measure_spectrum(
     measurement: Measurement, receiver: Receiver | None, signal: _Signal, step: float
 ) -> _Spectral:
     rate_hz = measurement.sample_rate_hz
-    spectrum = estimate(signal.samples)
-    registry_hz = None if receiver is None else receiver.bandwidth_hz
-    passband = find_passband(spectrum, step, rate_hz, measurement.bandwidth_hz, registry_hz)
-    noise_of_bin = float(median(spectrum.floor[passband.bins]))
+    spectrum, passband, noise_of_bin = _find_noise(measurement, receiver, signal, step)
     noise = noise_of_bin * passband.n_bins
     total = float(spectrum.mean.sum())
     # Segments with gaps between them may all miss a short burst.
@@ -212,6 +211,22 @@ def _measure_spectrum(
         bandwidth_hz=_rounded(passband.n_bins * bin_hz),
         frequency_offset_hz=None if offset_bins is None else _rounded(offset_bins * bin_hz),
     )
+
+
+def _find_noise(
+    measurement: Measurement, receiver: Receiver | None, signal: _Signal, step: float
+) -> tuple[Spectrum, Passband, float]:
+    # Double precision takes twice the time, and few signals stand so far above their noise that it is needed.
+    registry_hz = None if receiver is None else receiver.bandwidth_hz
+    for precision in (np.float32, np.float64):
+        spectrum = estimate(signal.samples, precision)
+        passband = find_passband(
+            spectrum, step, measurement.sample_rate_hz, measurement.bandwidth_hz, registry_hz
+        )
+        noise_of_bin = spectrum.noise_in(passband)
+        if noise_of_bin >= SINGLE_PRECISION_RANGE * float(spectrum.mean.mean()):
+            break
+    return spectrum, passband, noise_of_bin
 
 
 def _db(power: float) -> float:

@@ -14,20 +14,26 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from ingestd.formats.medians import SegmentMedians, median
+
 __all__ = [
     "MIN_SAMPLES",
+    "SINGLE_PRECISION_RANGE",
     "Passband",
     "Spectrum",
     "estimate",
     "excess_db",
     "find_passband",
-    "median",
     "quantisation_step",
     "tone_bin",
 ]
 
 #: Fewer samples than seven segments of 64 tell no noise floor [samples].
 MIN_SAMPLES = 448
+
+#: Noise in a bin over mean power in a bin that float32 is good for: it rounds at about -150 dB of the whole power, which
+#: moves noise at -60 dB by at most 0.002 dB.
+SINGLE_PRECISION_RANGE = 1e-6
 
 #: Longest segment [samples]: 0.5 kHz a bin at 2 MHz, and 29 of them in a buffer of a megabyte.
 _MAX_SEGMENT = 4096
@@ -39,10 +45,6 @@ _MAX_SEGMENTS = 63
 #: Added to each row of powers [float32]: rows a power of two apart all lie in the same few sets of a cache, and walking
 #: down a column then takes three times as long.
 _PADDING = 16
-#: A bin whose floor is this far below the mean power of a bin asks for transforms in double precision: those in single
-#: precision round at about -150 dB of the whole power, which moves a floor at -70 dB by 0.001 dB.
-_SINGLE_PRECISION_RANGE = 1e-7
-
 #: The median of an exponential distribution is ln 2 times its mean: unbiased for white noise.
 _MEDIAN_OF_NOISE = math.log(2.0)
 
@@ -74,23 +76,6 @@ _STEPS = {"ci16_le": 1 / 32768, "ci8": 1 / 128, "cu8": 1 / 127.5}
 
 
 @dataclass(frozen=True, slots=True)
-class Spectrum:
-    """Two estimates of the power in each bin (full scale 1.0), shape `(n_bins,)`, float64, frequency ascending.
-
-    `mean` is the average over the segments and holds all energy; `floor` is the median over the segments over ln 2
-    and holds what is there most of the time.
-    """
-
-    mean: npt.NDArray[np.float64]
-    floor: npt.NDArray[np.float64]
-
-    @property
-    def n_bins(self) -> int:
-        """Number of bins; each is the sample rate over this wide."""
-        return len(self.mean)
-
-
-@dataclass(frozen=True, slots=True)
 class Passband:
     """Bins `first` to `stop` - 1 of a spectrum, and where they came from: frame, detected, registry or full."""
 
@@ -109,11 +94,50 @@ class Passband:
         return slice(self.first, self.stop)
 
 
+class Spectrum:
+    """Two estimates of the power in each bin (full scale 1.0), shape `(n_bins,)`, float64, frequency ascending.
+
+    Parameters
+    ----------
+    mean
+        Average over the segments: holds all energy.
+    floor
+        Median over the segments over ln 2: holds what is there most of the time. Given as such, or as the medians and
+        what they are to be multiplied by: then it is found only when it is asked for.
+    """
+
+    def __init__(
+        self, mean: npt.NDArray[np.float64], floor: npt.NDArray[np.float64] | tuple[SegmentMedians, float]
+    ) -> None:
+        self.mean = mean
+        self._floor = floor
+
+    @property
+    def floor(self) -> npt.NDArray[np.float64]:
+        """Median over the segments over ln 2."""
+        if isinstance(self._floor, tuple):
+            medians, unit = self._floor
+            self._floor = _ascending(medians.of_every_bin(), unit)
+        return self._floor
+
+    @property
+    def n_bins(self) -> int:
+        """Number of bins; each is the sample rate over this wide."""
+        return len(self.mean)
+
+    def noise_in(self, passband: Passband) -> float:
+        """Noise power in one bin: the median of `floor` over the passband."""
+        if isinstance(self._floor, tuple) and passband.n_bins == self.n_bins:
+            medians, unit = self._floor
+            return medians.median() * unit
+        return float(median(self.floor[passband.bins]))
+
+
 @lru_cache(maxsize=8)
-def _window(n_bins: int) -> tuple[npt.NDArray[np.float32], float]:
+def _window(n_bins: int) -> tuple[npt.NDArray[np.float64], float]:
     # Periodic Hann, each value twice, so that I and Q are weighted in one real multiplication.
     weights = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(n_bins) / n_bins)
-    pairs = np.repeat(weights, 2).astype(np.float32)
+    pairs = np.repeat(weights, 2)
     pairs.flags.writeable = False
     return pairs, float(np.square(weights).sum())
 
@@ -125,56 +149,43 @@ def _segment_length(n_samples: int) -> int:
     return length
 
 
-def estimate(samples: npt.NDArray[np.complex64]) -> Spectrum:
+def estimate(samples: npt.NDArray[np.complex64], precision: type[np.floating] = np.float32) -> Spectrum:
     """Estimate the spectrum from up to 63 segments spread evenly over the buffer.
 
     Parameters
     ----------
     samples
         Shape `(n_samples,)`, contiguous, at least `MIN_SAMPLES`, finite, within about 2**20 of full scale (squares of
-        sums are taken in float32).
+        sums are taken in `precision`).
+    precision
+        What everything is computed in: np.float32 holds a floor down to `SINGLE_PRECISION_RANGE`, np.float64 any.
     """
-    spectrum = _estimate(samples, np.complex64)
-    if spectrum.floor.min() < _SINGLE_PRECISION_RANGE * spectrum.mean.mean():
-        return _estimate(samples, np.complex128)
-    return spectrum
-
-
-def _estimate(samples: npt.NDArray[np.complex64], precision: type[np.complexfloating]) -> Spectrum:
     n_bins = _segment_length(len(samples))
     n_segments = min(len(samples) // n_bins, _MAX_SEGMENTS)
     n_segments -= 1 - n_segments % 2
     starts = [i * (len(samples) - n_bins) // (n_segments - 1) for i in range(n_segments)]
-    window, energy = _window(n_bins)
-    # One block for all: several of nearly its size are given back to the kernel by an allocator as it comes, and faulting
+    weights, energy = _window(n_bins)
+    window = weights.astype(precision)
+    # One block for both: several of nearly its size are given back to the kernel by an allocator as it comes, and faulting
     # them in again for each buffer costs more than the transforms.
-    block = np.empty((3 * n_segments, n_bins + _PADDING), np.float32)
-    power, rest = block[:n_segments, :n_bins], block[n_segments:].reshape(-1)
-    weighted = rest[: 2 * n_segments * n_bins].reshape(n_segments, 2 * n_bins)
+    block = np.empty((3 * n_segments, n_bins + _PADDING), precision)
+    power = block[:n_segments, :n_bins]
+    weighted = block[n_segments:].reshape(n_segments, -1)[:, : 2 * n_bins]
     for row, start in zip(weighted, starts, strict=True):
         np.multiply(samples[start : start + n_bins].view(np.float32), window, out=row)
-    _periodograms(weighted.view(np.complex64).astype(precision, copy=False), power)
-    # The median along the contiguous axis of a transposed copy takes a tenth of np.median(axis=0).
-    by_bin = rest[: n_bins * n_segments].reshape(n_bins, n_segments)
-    by_bin[:] = power.T
-    by_bin.partition(n_segments // 2, axis=1)
-    return Spectrum(
-        mean=_ascending(power.sum(axis=0), 1.0 / (energy * n_segments)),
-        floor=_ascending(by_bin[:, n_segments // 2], 1.0 / (energy * _MEDIAN_OF_NOISE)),
-    )
-
-
-def _periodograms(segments: npt.NDArray[np.complexfloating], power: npt.NDArray[np.float32]) -> None:
-    """Write the squared magnitudes over `n_bins` of each row's transform, in the order of the transform."""
     # Without a scale NumPy 2 transforms complex64 in double precision (its integer 1 picks the first loop there is); with
     # one it takes half the time. NumPy before 2.0 always transforms in double precision.
-    transformed = np.fft.fft(segments, axis=1, norm="ortho")
+    transformed = np.fft.fft(weighted.view(np.result_type(precision, np.complex64)), axis=1, norm="ortho")
     parts = transformed.view(transformed.real.dtype)
     np.square(parts, out=parts)
     np.add(parts[:, 0::2], parts[:, 1::2], out=power)
+    return Spectrum(
+        _ascending(power.sum(axis=0), 1.0 / (energy * n_segments)),
+        (SegmentMedians(power), 1.0 / (energy * _MEDIAN_OF_NOISE)),
+    )
 
 
-def _ascending(power: npt.NDArray[np.float32], unit: float) -> npt.NDArray[np.float64]:
+def _ascending(power: npt.NDArray[np.floating], unit: float) -> npt.NDArray[np.float64]:
     # From the order of the transform to ascending frequency: np.fft.fftshift, conversion and unit without copies between.
     half = len(power) // 2
     shifted = np.empty(len(power))
@@ -257,29 +268,6 @@ def _detect(spectrum: Spectrum, step: float) -> Passband | None:
         stop += 1
     width = spectrum.n_bins // _N_SUBBANDS
     return Passband(first * width, stop * width, "detected")
-
-
-def median(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Median along the last axis, of values without NaN: what `np.median` gives, in a quarter of its time.
-
-    Parameters
-    ----------
-    values
-        Shape `(..., n)`, n > 0.
-
-    Returns
-    -------
-    ndarray
-        Shape `(...)`.
-    """
-    middle = values.shape[-1] // 2
-    ordered = np.partition(values, middle, axis=-1)
-    upper = ordered[..., middle]
-    if values.shape[-1] % 2:
-        return upper
-    # The second of the two in the middle is the largest of the lower half; asking the partition for both takes longer.
-    lower: npt.NDArray[np.float64] = ordered[..., :middle].max(axis=-1)
-    return 0.5 * (lower + upper)
 
 
 def excess_db(power: float, noise: float) -> float | None:

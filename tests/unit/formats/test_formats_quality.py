@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingestd.formats import quality
 from ingestd.formats.measurement import DATATYPES, Measurement
 from ingestd.formats.npy import to_complex64
 from ingestd.formats.quality import Calibration, Figures, Receiver, measure
@@ -253,6 +254,45 @@ class TestToneInWhiteNoise:
         assert estimate(samples.astype("c8")).mean.sum() == pytest.approx(
             np.mean(np.abs(samples) ** 2), rel=0.1
         )
+
+
+class TestPrecision:
+    """Spectra are computed in single precision as long as that moves nothing."""
+
+    @staticmethod
+    def precisions(monkeypatch, samples: np.ndarray) -> tuple[Figures, list[type]]:
+        used = []
+
+        def noted(samples, precision):
+            used.append(precision)
+            return estimate(samples, precision)
+
+        monkeypatch.setattr(quality, "estimate", noted)
+        return figures_of(samples), used
+
+    def test_single_precision_is_enough_for_55_db(self, monkeypatch):
+        figures, used = self.precisions(monkeypatch, noise(power_db=-55.0) + tone())
+        assert used == [np.float32]
+        assert figures.snr_db == pytest.approx(55.0, abs=0.15)
+
+    def test_noise_65_db_down_is_looked_for_in_double_precision(self, monkeypatch):
+        figures, used = self.precisions(monkeypatch, noise(power_db=-65.0) + tone())
+        assert used == [np.float32, np.float64]
+        assert figures.snr_db == pytest.approx(65.0, abs=0.15)
+
+    def test_silence_between_bursts_is_no_reason_to_go_on(self, monkeypatch):
+        samples = np.zeros(N)
+        samples[:100] = 0.5
+        figures, used = self.precisions(monkeypatch, samples)
+        assert used == [np.float32, np.float64]
+        assert figures.noise_dbfs_hz is None
+
+    @pytest.mark.parametrize("seed", range(20))
+    @pytest.mark.parametrize("n", [448, 8191, N])
+    def test_noise_density_far_below_a_carrier_agrees_with_the_definition(self, n, seed):
+        samples = (noise(n, -100.0, seed) + tone(37.3 * seed, 0.0, n)).astype("c8")
+        expected = plain(samples.astype("c16"), RATE_HZ, 0.0, None)["noise_dbfs_hz"]
+        assert figures_of(samples).noise_dbfs_hz == pytest.approx(expected, abs=0.011)
 
 
 class TestBursts:
