@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestd.formats import quality
+from ingestd.formats import quality, spectrum
 from ingestd.formats.measurement import DATATYPES, Measurement
 from ingestd.formats.npy import to_complex64
 from ingestd.formats.quality import Calibration, Figures, Receiver, measure
@@ -279,6 +279,12 @@ class TestPrecision:
         figures, used = self.precisions(monkeypatch, noise(power_db=-65.0) + tone())
         assert used == [np.float32, np.float64]
         assert figures.snr_db == pytest.approx(65.0, abs=0.15)
+
+    def test_transforms_out_of_place_as_before_numpy_2_give_the_same(self, monkeypatch):
+        samples = noise() + tone(power_db=-20.0)
+        in_place = figures_of(samples)
+        monkeypatch.setattr(spectrum, "_TRANSFORMS_IN_PLACE", False)
+        assert figures_of(samples) == in_place
 
     def test_silence_between_bursts_is_no_reason_to_go_on(self, monkeypatch):
         samples = np.zeros(N)
