@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from ingestd.formats import frame as wire
 from ingestd.formats.checksum import crc32c
 from ingestd.spool import EntryName
@@ -12,26 +14,33 @@ from ingestd.testing.waiting import wait_until
 
 SETTINGS = {"spool": {"min_free_bytes": 0}, "uploader": {"count": 1}}
 
-#: Ends the uploader that encodes this entry the way a bug in a C library would.
+#: Ends the uploader that encodes this entry the way a bug in a C library would: `call` is a name in `module`.
 POISON = """
 import os, signal
-from ingestd.roles import storing
+from ingestd.{package} import {module}
 
-encode = storing.encode_pair
+encode = {module}.{call}
 
 def crash(measurement, *args, **kwargs):
     if measurement.task_id == "poison":
         os.kill(os.getpid(), signal.SIGSEGV)
     return encode(measurement, *args, **kwargs)
 
-storing.encode_pair = crash
+{module}.{call} = crash
 """
 
 
-def test_an_entry_that_kills_three_uploaders_while_alone_fails_and_the_rest_flows(tmp_path):
+@pytest.mark.parametrize(
+    ("package", "module", "call"),
+    [("roles", "storing", "prepare_pair"), ("formats", "quality", "measure")],
+    ids=["before the samples are sent", "while the store takes them"],
+)
+def test_an_entry_that_kills_three_uploaders_while_alone_fails_and_the_rest_flows(
+    tmp_path, package, module, call
+):
     site = tmp_path / "site"
     site.mkdir()
-    (site / "sitecustomize.py").write_text(POISON)
+    (site / "sitecustomize.py").write_text(POISON.format(package=package, module=module, call=call))
     daemon = DaemonProcess(tmp_path / "daemon", SETTINGS, {"PYTHONPATH": str(site)})
     with daemon:
         daemon.push(noise("before"), noise("poison"), *(noise(f"after-{i}") for i in range(10)))
