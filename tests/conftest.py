@@ -7,12 +7,17 @@ import shutil
 import tempfile
 import uuid
 
+import hypothesis
 import pytest
 import structlog
 
 from ingestd.storage.minio import MinioStore
 from ingestd.testing.minio_server import MinioServer, find_minio
 from ingestd.testing.recordings import shared_iq
+
+# How long one example takes says how busy the machine is; times that are promised have tests of their own.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 IN_CI = bool(os.environ.get("CI"))
 
