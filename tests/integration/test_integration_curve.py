@@ -20,34 +20,8 @@ from ingestd.formats import frame as wire
 from ingestd.node import Node
 from ingestd.testing.daemon_process import DaemonProcess
 from ingestd.testing.frames import noise
+from ingestd.testing.keys import Keys
 from ingestd.testing.waiting import wait_until
-
-
-class Keys:
-    """Key files of a daemon, its nodes and its clients."""
-
-    def __init__(self, directory):
-        self.directory = directory
-        self.nodes_file, self.clients_file = directory / "nodes", directory / "clients"
-        self.server = self.make("daemon")
-        (directory / "daemon.pub").write_text(self.server)
-
-    def make(self, name):
-        return curve.write_secret_key(str(self.directory / f"{name}.key"))
-
-    def files(self, name):
-        return {
-            "secret_key_file": str(self.directory / f"{name}.key"),
-            "server_key_file": str(self.directory / "daemon.pub"),
-        }
-
-    def allow(self, *names, file=None):
-        path = self.nodes_file if file is None else file
-        lines = [
-            f"{name} {curve.public_key_of(curve.read_secret_key(self.files(name)['secret_key_file']))}\n"
-            for name in names
-        ]
-        path.write_text("# allowed\n" + "".join(lines))
 
 
 def make_keys(directory):
@@ -63,13 +37,11 @@ def start(keys):
     settings = {
         "uploader": {"count": 1},
         "spool": {"min_free_bytes": 0},
-        "security": {
-            "secret_key_file": str(keys.directory / "daemon.key"),
-            "nodes_file": str(keys.nodes_file),
-            "clients_file": str(keys.clients_file),
-        },
+        "security": keys.settings(),
     }
-    return DaemonProcess(keys.directory / "daemon", settings, client_keys=tuple(keys.files("admin").values()))
+    return DaemonProcess(
+        Path(keys.directory, "daemon"), settings, client_keys=tuple(keys.files("admin").values())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +284,7 @@ def test_a_key_that_is_taken_off_the_list_is_refused_at_once_on_the_connection_i
 
 
 def test_a_list_that_is_wrong_changes_nothing_and_says_so(own_daemon, own_keys):
-    own_keys.nodes_file.write_text("north\n")
+    Path(own_keys.nodes_file).write_text("north\n")
     reload(own_daemon, "keys_not_reloaded")
     assert f"{own_keys.nodes_file}:1: must be NAME PUBLIC_KEY" in own_daemon.log_tail()
     with raw_pusher(own_daemon, own_keys.files("north")) as socket:

@@ -2,36 +2,19 @@
 
 import contextlib
 import socket
-import subprocess
 import threading
 
 import pytest
 
 from ingestd.formats import frame as wire
 from ingestd.storage.minio import MinioStore
+from ingestd.testing.certificates import make_authority
 from ingestd.testing.daemon_process import DaemonProcess, pusher
 from ingestd.testing.frames import noise
 from ingestd.testing.minio_server import MinioServer
 from ingestd.testing.waiting import free_port, wait_until
 
 pytestmark = pytest.mark.minio
-
-
-def make_authority(directory, name):
-    """Certificate authority `name`, and a server certificate for 127.0.0.1 of it; as openssl makes them."""
-    place = directory / name
-    (place / "certs").mkdir(parents=True)
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    run = [
-        ("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", f"/CN={name}"),
-        ("req", *curve, "-keyout", "certs/private.key", "-out", "server.csr", "-subj", "/CN=store"),
-        ("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-         "-extfile", "names", "-out", "certs/public.crt"),
-    ]  # fmt: skip
-    (place / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    for arguments in run:
-        subprocess.run(["openssl", *arguments], cwd=place, check=True, capture_output=True, timeout=30)
-    return place
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +24,14 @@ def authorities(tmp_path_factory):
 
 
 def server_of(authority, directory, binary, port=None):
-    return MinioServer(directory, binary, port=port, certs_directory=authority / "certs")
+    return MinioServer(directory, binary, port=port, certs_directory=authority.certs_directory)
 
 
 def daemon_for(server, authority, directory, bucket):
     settings = {
         "uploader": {"count": 1},
         "spool": {"min_free_bytes": 0},
-        "minio": {"ca_file": str(authority / "ca.pem"), "bucket_raw_iq": bucket},
+        "minio": {"ca_file": authority.ca_file, "bucket_raw_iq": bucket},
     }
     return DaemonProcess(directory, settings, environ=server.environment())
 
@@ -61,9 +44,7 @@ def test_frames_are_stored_over_https_with_the_given_authority(authorities, mini
             daemon.push(noise("over-tls"))
             daemon.wait_stored(1)
             assert daemon.health()["store"]["checksum"]
-        store = MinioStore(
-            server.url, server.access_key, server.secret_key, bucket, ca_file=str(ours / "ca.pem")
-        )
+        store = MinioStore(server.url, server.access_key, server.secret_key, bucket, ca_file=ours.ca_file)
         with contextlib.closing(store):
             assert sorted(info.key for info in store.list("sessions/")) == [
                 "sessions/over-tls/websdr_1.npy",

@@ -12,6 +12,7 @@ from typing import Any
 from ingestd.testing.bench.child import Child
 from ingestd.testing.bench.frames import FramePlan
 from ingestd.testing.daemon_process import DaemonProcess
+from ingestd.testing.keys import Keys
 from ingestd.testing.waiting import free_port
 
 __all__ = [
@@ -64,6 +65,8 @@ class Contender:
         For our daemon: settings that are not the defaults.
     n_endpoints
         Sockets that it listens on.
+    keys
+        For our daemon: keys of its nodes `node-1`, `node-2`, ... and of its client `admin`; None = no CURVE.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Contender:
     order: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     n_endpoints: int = 1
+    keys: Keys | None = None
 
     @contextlib.contextmanager
     def running(
@@ -90,7 +94,7 @@ class Contender:
         """
         os.makedirs(directory, exist_ok=True)
         if self.module is None:
-            with DaemonProcess(directory, self._settings(plan), environ) as daemon:
+            with self._daemon(plan, directory, environ) as daemon:
                 yield Running(daemon.pid, [daemon.ingest_endpoint], directory, daemon)
             return
         endpoints = [f"tcp://127.0.0.1:{free_port()}" for _ in range(self.n_endpoints)]
@@ -102,10 +106,19 @@ class Contender:
         with Child(f"{_RIVALS}.{self.module}", told, log_path, environ) as child:
             yield Running(child.pid, endpoints, directory)
 
+    def _daemon(self, plan: FramePlan, directory: str, environ: Mapping[str, str]) -> DaemonProcess:
+        client_keys = None
+        if self.keys is not None:
+            files = self.keys.files("admin")
+            client_keys = files["secret_key_file"], files["server_key_file"]
+        return DaemonProcess(directory, self._settings(plan), environ, client_keys=client_keys)
+
     def _settings(self, plan: FramePlan) -> dict[str, Any]:
         settings = {section: dict(values) for section, values in self.settings.items()}
         if plan.nodes >= _MAX_CONNECTIONS:
             settings.setdefault("ingest", {})["max_connections"] = plan.nodes + 8
+        if self.keys is not None:
+            settings["security"] = self.keys.settings()
         return settings
 
 

@@ -14,7 +14,7 @@ from ingestd.testing.bench.runs import Values, open_pusher
 from ingestd.testing.daemon_process import DaemonProcess
 from ingestd.testing.waiting import free_port
 
-__all__ = ["ingest_with_store_down", "nobody", "sequential_limit", "start_to_first_accepted"]
+__all__ = ["ingest_with_store_down", "nobody", "sequential_limit", "start_to_first_accepted", "wait_entries"]
 
 #: A group commit at its largest [bytes].
 _GROUP_BYTES = 16 * 2**20
@@ -61,15 +61,15 @@ def ingest_with_store_down(contender: Contender, plan: FramePlan, n_frames: int,
         assert running.daemon is not None
         pushing.begin(0, n_warm)
         pushing.end()
-        _wait_entries(running.daemon, n_warm)
+        wait_entries(running.daemon, n_warm)
         pushing.begin(n_warm, n_frames)
-        reached_ns = _wait_entries(running.daemon, n_warm + n_frames)
+        reached_ns = wait_entries(running.daemon, n_warm + n_frames)
         pushed_ns = pushing.end()
     elapsed_s = (reached_ns - pushed_ns[0]) / 1e9
     return {"mb_per_s": n_frames * plan.n_samples * 8 / elapsed_s / 1e6, "frames_per_s": n_frames / elapsed_s}
 
 
-def _wait_entries(daemon: DaemonProcess, count: int) -> int:
+def wait_entries(daemon: DaemonProcess, count: int) -> int:
     """Wait until so many entries are in the spool; returns when they were [ns since 1970]."""
     layout = SpoolLayout(daemon.state_directory)
     end_s = time.monotonic() + _PATIENCE_S

@@ -7,6 +7,7 @@ and not copies, so that most of the cores is left to whoever is measured.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 import zmq
 
+from ingestd.curve import ClientKeys
 from ingestd.testing.bench.frames import FrameMaker, FramePlan
 
 __all__ = ["main"]
@@ -34,16 +36,20 @@ class _Line(Protocol):
 class _Zmq:
     """One PUSH socket for each node, connected to every endpoint of a contender."""
 
-    def __init__(self, plan: FramePlan, maker: FrameMaker, endpoints: list[str]) -> None:
+    def __init__(
+        self, plan: FramePlan, maker: FrameMaker, endpoints: list[str], keys_directory: str | None = None
+    ) -> None:
         self._plan, self._maker = plan, maker
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._sockets = [self._open(endpoints) for _ in range(plan.nodes)]
+        self._sockets = [self._open(endpoints, _keys(keys_directory, node)) for node in range(plan.nodes)]
         ring = _RING if len(endpoints) == 1 else _RING + 4 * (len(endpoints) - 1)
         self._buffers = [[maker.buffer(node) for _ in range(ring)] for node in range(plan.nodes)]
         self._trackers: dict[int, zmq.MessageTracker] = {}
 
-    def _open(self, endpoints: list[str]) -> zmq.Socket[bytes]:
+    def _open(self, endpoints: list[str], options: dict[int, bytes]) -> zmq.Socket[bytes]:
         opened = self._context.socket(zmq.PUSH)
+        for option, value in options.items():
+            opened.set(option, value)
         opened.set(zmq.SNDHWM, 4)
         opened.set(zmq.SNDTIMEO, int(_PATIENCE_S * 1000))
         opened.set(zmq.LINGER, 0)
@@ -64,6 +70,17 @@ class _Zmq:
         sent = self._sockets[node].send(buffer, copy=False, track=True)
         assert sent is not None
         self._trackers[id(buffer)] = sent
+
+
+def _keys(directory: str | None, node: int) -> dict[int, bytes]:
+    """Options of a socket that speaks CURVE as this node; none where there are no keys."""
+    if directory is None:
+        return {}
+    keys = ClientKeys.read(
+        os.path.join(directory, f"node-{node + 1}.key"), os.path.join(directory, "daemon.pub")
+    )
+    assert keys is not None, "both files are named"
+    return dict(keys.options())
 
 
 class _Tcp:
@@ -106,7 +123,7 @@ class _Json:
         self._zmq._sockets[k % self._plan.nodes].send(text)  # noqa: SLF001 - the same module
 
 
-_LINES: dict[str, Callable[[FramePlan, FrameMaker, list[str]], _Line]] = {
+_LINES: dict[str, Callable[..., _Line]] = {
     "zmq": _Zmq,
     "tcp": _Tcp,
     "json": _Json,
@@ -130,7 +147,8 @@ def _push(line: _Line, first: int, count: int, gap_s: float, together: int) -> I
 
 def _serve(order: dict[str, Any]) -> None:
     plan = FramePlan(**order["plan"])
-    line = _LINES[order["line"]](plan, FrameMaker(plan, order["epoch"]), order["endpoints"])
+    keys = [order["keys_directory"]] if order.get("keys_directory") else []
+    line = _LINES[order["line"]](plan, FrameMaker(plan, order["epoch"]), order["endpoints"], *keys)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for text in sys.stdin:

@@ -51,7 +51,7 @@ def open_pusher(plan: FramePlan, contender: Contender, running: Running) -> Iter
     """Start the pusher for a contender."""
     order = {
         "plan": asdict(plan), "line": contender.line, "endpoints": running.endpoints,
-        "epoch": 2**52 + secrets.randbelow(2**52),
+        "epoch": 2**52 + secrets.randbelow(2**52), "keys_directory": contender.keys and contender.keys.directory,
     }  # fmt: skip
     log_path = os.path.join(running.directory, "pusher.log")
     with Child("ingestd.testing.bench.pusher", order, log_path) as child:

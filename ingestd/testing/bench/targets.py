@@ -132,12 +132,21 @@ class _NullWatch:
 
 
 class MinioTarget:
-    """A real MinIO that runs already."""
+    """A real MinIO that runs already.
+
+    Parameters
+    ----------
+    server
+        Which.
+    ca_file
+        Authority of its certificate, where it speaks https.
+    """
 
     name = "minio"
 
-    def __init__(self, server: MinioServer) -> None:
+    def __init__(self, server: MinioServer, ca_file: str | None = None) -> None:
         self.server = server
+        self._ca_file = ca_file
         self.bucket = ""
 
     def environment(self) -> dict[str, str]:
@@ -147,7 +156,7 @@ class MinioTarget:
     def store(self, bucket: str) -> MinioStore:
         """A client of ours."""
         server = self.server
-        return MinioStore(server.url, server.access_key, server.secret_key, bucket)
+        return MinioStore(server.url, server.access_key, server.secret_key, bucket, ca_file=self._ca_file)
 
     @contextlib.contextmanager
     def watch(self, plan: FramePlan, n_frames: int) -> Iterator[Watch]:
