@@ -9,6 +9,7 @@ __all__ = [
     "PARTS_PER_UPLOAD",
     "RESPONDER_BEYOND_BYTES",
     "bound_address_space",
+    "give_freed_memory_back",
     "keep_freed_memory",
     "memory_bytes",
     "receiver_beyond_bytes",
@@ -35,6 +36,10 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _KEPT_BYTES = 64 * 2**20
 _TOP_PAD_BYTES = 16 * 2**20
 
+#: Resident memory from which on it is worth the tenths of a second to look for freed blocks [bytes]: far above that of a
+#: receiver between frames of a megabyte.
+_LARGE_BYTES = 512 * 2**20
+
 #: Largest threshold that glibc takes on 64 bits [bytes]; longer blocks are mapped and unmapped one by one.
 _MMAP_THRESHOLD_BYTES = 32 * 2**20
 
@@ -52,6 +57,18 @@ def keep_freed_memory() -> bool:
             (_M_TOP_PAD, _TOP_PAD_BYTES),
         )
     )
+
+
+def give_freed_memory_back() -> bool:
+    """Return freed blocks to the kernel where this process is larger than its work makes it; whether there were any.
+
+    A peer that fills the memory with small parts and is cut off leaves it in pieces, which glibc keeps for good: the
+    process would stay at its bound, with no room for the next large frame of somebody else.
+    """
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is None or memory_bytes()[1] < _LARGE_BYTES:
+        return False
+    return bool(malloc_trim(0))
 
 
 def memory_bytes() -> tuple[int, int]:

@@ -20,6 +20,7 @@ from ingestd import curve
 from ingestd.logs import RateLimit
 from ingestd.roles.connections import Connections, is_loopback
 from ingestd.roles.keyring import Keyring
+from ingestd.roles.memory import give_freed_memory_back
 
 __all__ = ["Doorkeeper", "start_zap"]
 
@@ -32,6 +33,9 @@ _ADDRESS = "inproc://zeromq.zap.01"
 _POLL_MS = 200
 
 _WATCHED = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+
+#: From the end of a connection to the look at what it leaves behind [s]: libzmq has to clean up first.
+_CLEAN_UP_S = 0.3
 
 #: Connections from one address where the settings do not say [count]; this machine itself is not bounded then.
 _MAX_PER_ADDRESS = 16
@@ -70,6 +74,8 @@ class Doorkeeper:
         self._connections = Connections(time.monotonic)
         self._limit = RateLimit(per_s=0.1, burst=3, clock=time.monotonic)
         self._shed_limit = RateLimit(per_s=0.1, burst=1, clock=time.monotonic)
+        #: When to look whether a connection that ended leaves memory behind; None = none has ended.
+        self._clean_up_s: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="zap", daemon=True)
 
@@ -105,6 +111,7 @@ class Doorkeeper:
                 self._count()
                 if self._handler in ready:
                     self._answer()
+                self._clean_up()
             except zmq.ZMQError:
                 # The context is being destroyed: nobody can connect any more.
                 return
@@ -122,10 +129,16 @@ class Doorkeeper:
                 self._connections.accepted(descriptor)
             elif kind == zmq.EVENT_DISCONNECTED:
                 self._connections.closed(descriptor)
+                self._clean_up_s = self._clean_up_s or time.monotonic() + _CLEAN_UP_S
             else:
                 self._connections.finished_one()
         if self._connections.shed_count > shed_count and self._shed_limit.admit()[0]:
             log.warning("silent_peers_closed", total=self._connections.shed_count)
+
+    def _clean_up(self) -> None:
+        if self._clean_up_s is not None and time.monotonic() >= self._clean_up_s:
+            self._clean_up_s = None
+            give_freed_memory_back()
 
     def _answer(self) -> None:
         request = [*self._handler.recv_multipart(), *[b""] * 7]
