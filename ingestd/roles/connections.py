@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = ["Connections", "is_loopback"]
@@ -54,6 +54,8 @@ class Connections:
         # By descriptor, the oldest first; kept apart, because a crowd comes faster than all of them can be looked at.
         self._unfinished: dict[int, _Open] = {}
         self._done: dict[int, _Open] = {}
+        #: Of the unfinished ones, those that are not known to have greeted: whoever has is not asked for again.
+        self._silent: dict[int, str] = {}
         #: How many unfinished ones an address has.
         self._crowd: Counter[str] = Counter()
         #: Connections that were shut down before their handshake was over.
@@ -63,6 +65,7 @@ class Connections:
         """A peer was let into the handshake; another one may have to leave it."""
         self.closed(fd)
         one = self._unfinished[fd] = _Open(self._clock(), _address(fd))
+        self._silent[fd] = one.address
         self._crowd[one.address] += 1
         if len(self._unfinished) > MAX_SILENT:
             self._age()
@@ -112,24 +115,36 @@ class Connections:
 
     def _take_unfinished(self, fd: int) -> _Open | None:
         one = self._unfinished.pop(fd, None)
+        self._silent.pop(fd, None)
         if one is not None:
             self._crowd[one.address] -= 1
             if not self._crowd[one.address]:
                 del self._crowd[one.address]
         return one
 
-    def _of(self, most: int) -> Iterator[int]:
-        """Unfinished connections of the most numerous addresses, the oldest first."""
-        return (fd for fd, one in self._unfinished.items() if self._crowd[one.address] == most)
+    def _silent_victim(self, most: int) -> int | None:
+        """The oldest that has not greeted, of the most numerous addresses."""
+        greeted = []
+        victim = None
+        for fd, address in self._silent.items():
+            if self._crowd[address] != most:
+                continue
+            if (_bytes_received(fd) or 0) < _GREETING_BYTES:
+                victim = fd
+                break
+            greeted.append(fd)
+        for fd in greeted:
+            del self._silent[fd]
+        return victim
 
     def _shed(self) -> None:
         n_unfinished = len(self._unfinished)
         if n_unfinished <= MAX_SILENT:
             return
         most = max(self._crowd.values())
-        victim = next((fd for fd in self._of(most) if (_bytes_received(fd) or 0) < _GREETING_BYTES), None)
+        victim = self._silent_victim(most)
         if victim is None and n_unfinished > MAX_UNFINISHED:
-            victim = next(self._of(most))
+            victim = next(fd for fd, one in self._unfinished.items() if self._crowd[one.address] == most)
         if victim is not None:
             # libzmq finds the end of the stream and closes it; the descriptor stays its own until then.
             _shut_down(victim)

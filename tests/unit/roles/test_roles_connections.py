@@ -124,6 +124,17 @@ def test_beyond_the_second_bound_the_oldest_goes_whatever_it_has_sent(small, cou
     assert [is_shut(theirs) for _, theirs in made] == [True] + [False] * 6
 
 
+def test_a_crowd_that_has_greeted_is_asked_for_it_once(monkeypatch, counted):
+    asked = []
+    monkeypatch.setattr(module, "_bytes_received", lambda fd: asked.append(fd) or 64)
+    monkeypatch.setattr(module, "_shut_down", lambda _fd: None)
+    for fd in range(10**6, 10**6 + 2000):
+        counted.accepted(fd)
+    assert counted.shed_count == 2000 - module.MAX_UNFINISHED
+    # Asking all of them each time would be half a million.
+    assert len(asked) <= 2000
+
+
 def test_the_most_numerous_address_pays(small, counted, peers):
     quiet = peers.connect(source="127.0.0.2")
     crowd = [peers.connect() for _ in range(5)]
