@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -149,6 +149,8 @@ class Snapshot:
     last_accepted_utc_ns: int = 0
     timestamp_implausible_utc_ns: int = 0
     commit: Latency = Latency((), 0.0)
+    #: Connections without a session: socket, reason, how many; only those that occurred.
+    peers_refused: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def earlier(history: Sequence[Counts], now: Counts, age_s: float) -> Counts:

@@ -39,6 +39,7 @@ def document(
     return {
         **counters,
         "rejected": dict(now.rejected),
+        "peers_refused": {socket: dict(counts) for socket, counts in now.peers_refused.items()},
         "since_utc": format_utc(counts.utc_ns - int(now.uptime_s * 1e9)),
         "uptime_s": round(now.uptime_s, 3),
         "rates": {

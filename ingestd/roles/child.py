@@ -116,6 +116,7 @@ def main(argv: Sequence[str]) -> int:
     sys.modules["rich"] = None  # type: ignore[assignment]
 
     from ingestd import logs  # noqa: PLC0415 - after PDEATHSIG, as everything that takes time
+    from ingestd.roles import refusals  # noqa: PLC0415 - as above
 
     logs.configure(name, settings.log.level, settings.log.format, for_good=True)
     status = StatusBlock(parcel["status_fd"], StatusLayout(tuple(parcel["roles"]), tuple(parcel["nodes"])))
@@ -125,6 +126,7 @@ def main(argv: Sequence[str]) -> int:
     context.row.set(Slot.PID, os.getpid())
     context.row.set(Slot.STARTED_NS, time.monotonic_ns())
     context.row.set(Slot.DISK_SINCE_NS, 0)
+    refusals.count_refusals(context.row.refuse_peer)
     context.row.phase(Phase.STARTING, time.monotonic_ns())
     return _run(name, context)
 

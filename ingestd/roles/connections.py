@@ -15,8 +15,9 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["Connections", "is_loopback"]
+__all__ = ["Connections", "Ended", "is_loopback"]
 
 #: A connection that is older than this has its handshake behind it [s]: libzmq drops the others (`listening`: 5 s).
 _HANDSHAKE_OVER_S = 6.0
@@ -40,6 +41,13 @@ class _Open:
     address: str
 
 
+class Ended(NamedTuple):
+    """A connection that ended: its age where its handshake was not over [s], and whether it was shut down here."""
+
+    unfinished_age_s: float | None
+    was_shed: bool
+
+
 class Connections:
     """Counts connections by descriptor.
 
@@ -60,6 +68,7 @@ class Connections:
         self._crowd: Counter[str] = Counter()
         #: Connections that were shut down before their handshake was over.
         self.shed_count = 0
+        self._shed_fds: set[int] = set()
 
     def accepted(self, fd: int) -> None:
         """A peer was let into the handshake; another one may have to leave it."""
@@ -71,10 +80,14 @@ class Connections:
             self._age()
             self._shed()
 
-    def closed(self, fd: int) -> None:
-        """A connection ended."""
-        if self._done.pop(fd, None) is None:
-            self._take_unfinished(fd)
+    def closed(self, fd: int) -> Ended:
+        """A connection ended; says which it was."""
+        was_shed = fd in self._shed_fds
+        self._shed_fds.discard(fd)
+        if self._done.pop(fd, None) is not None:
+            return Ended(None, was_shed)
+        one = self._take_unfinished(fd)
+        return Ended(None if one is None else self._clock() - one.accepted_s, was_shed)
 
     def finished_one(self) -> None:
         """A handshake succeeded; libzmq does not say whose.
@@ -87,6 +100,11 @@ class Connections:
             if (received := _bytes_received(fd)) is None or received >= _GREETING_BYTES:
                 self._finish(fd)
                 return
+
+    @property
+    def n_unfinished(self) -> int:
+        """Connections whose handshake is not over."""
+        return len(self._unfinished)
 
     @property
     def n_done(self) -> int:
@@ -149,6 +167,7 @@ class Connections:
             # libzmq finds the end of the stream and closes it; the descriptor stays its own until then.
             _shut_down(victim)
             self._take_unfinished(victim)
+            self._shed_fds.add(victim)
             self.shed_count += 1
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import zmq
 
 from ingestd.errors import ConfigError
+from ingestd.formats.peers import PeerReason
 from ingestd.roles.keyring import Keyring
 from ingestd.roles.zap import start_zap
 
@@ -35,6 +36,7 @@ def listen(
     marks: Mapping[int, int],
     max_per_address: int | None = None,
     keyring: Keyring | None = None,
+    counter: Callable[[PeerReason], None] | None = None,
 ) -> Iterator[zmq.Socket[bytes]]:
     """Bind a socket for the length of a `with` block.
 
@@ -56,6 +58,8 @@ def listen(
         More peers of one address are turned away; None = 16, and any number from this machine.
     keyring
         Whose keys come in, over CURVE; None = everybody, in clear.
+    counter
+        Is told why a connection gets no session; None = who counts in this process.
 
     Raises
     ------
@@ -79,7 +83,11 @@ def listen(
         options |= {zmq.CURVE_SERVER: 1}
     try:
         with start_zap(
-            context, max_connections=max_connections, max_per_address=max_per_address, keyring=keyring
+            context,
+            max_connections=max_connections,
+            max_per_address=max_per_address,
+            keyring=keyring,
+            counter=counter,
         ) as doorkeeper:
             for option, value in options.items():
                 socket.set(option, value)

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from ingestd import __version__
 from ingestd.formats.frame import REASONS
+from ingestd.formats.peers import PeerReason
 from ingestd.formats.snapshot import Latency, Snapshot
 from ingestd.formats.symptoms import accessible
 from ingestd.formats.verdict import ReasonCode, Severity, Verdict
@@ -103,6 +104,13 @@ def _counters(now: Snapshot) -> Iterator[Metric]:
         yield CounterMetricFamily(name, text, value=getattr(now.counts, field))
     rejected = {reason: now.rejected.get(reason, 0) for reason in REASONS}
     yield _labelled("ingestd_frames_rejected", "Frames refused before acceptance.", "reason", rejected)
+    refused = CounterMetricFamily(
+        "ingestd_peers_refused", "Connections that got no session.", labels=["socket", "reason"]
+    )
+    for socket, counts in now.peers_refused.items():
+        for reason in PeerReason:
+            refused.add_metric([socket, str(reason)], counts.get(reason, 0))
+    yield refused
     results = {result: getattr(now.counts, field) for result, field in _RESULTS.items()}
     yield _labelled("ingestd_uploads", "Uploads by how they ended.", "result", results)
 

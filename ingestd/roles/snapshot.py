@@ -47,6 +47,10 @@ _SUMS = {
 }
 
 
+#: Role that listens on each socket.
+_SOCKETS = {"ingest": "receiver", "query": "responder"}
+
+
 def take_snapshot(status: StatusBlock, *, utc_ns: int, monotonic_ns: int, started_ns: int) -> Snapshot:
     """Read the whole status block.
 
@@ -74,6 +78,11 @@ def take_snapshot(status: StatusBlock, *, utc_ns: int, monotonic_ns: int, starte
         last_accepted_utc_ns=receiver.get(Slot.LAST_ACCEPTED_UTC_NS),
         timestamp_implausible_utc_ns=receiver.get(Slot.TIMESTAMP_IMPLAUSIBLE_UTC_NS),
         commit=_latency([receiver], Histogram.COMMIT_S),
+        peers_refused={
+            socket: status.roles[role].peers_refused()
+            for socket, role in _SOCKETS.items()
+            if role in status.roles
+        },
     )
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from enum import IntEnum, auto
 
 from ingestd.formats.frame import REASONS
+from ingestd.formats.peers import PeerReason
 
 __all__ = [
     "HISTOGRAM_BOUNDS_S",
@@ -144,7 +145,10 @@ class Histogram(IntEnum):
 #: Upper bounds of the histogram buckets [s]: half octaves from 1 ms to 12 min; the last bucket is open.
 HISTOGRAM_BOUNDS_S: tuple[float, ...] = tuple(0.001 * 2 ** (i / 2) for i in range(40))
 
-_N_SLOTS = int(Slot.REJECTED_FIRST) + len(REASONS)
+#: Connections without a session follow the rejections, in the order of PeerReason.
+_PEERS_FIRST = int(Slot.REJECTED_FIRST) + len(REASONS)
+_PEER_REASONS = tuple(PeerReason)
+_N_SLOTS = _PEERS_FIRST + len(_PEER_REASONS)
 _N_BUCKETS = len(HISTOGRAM_BOUNDS_S) + 1
 #: Words of one histogram: the buckets, then the sum in microseconds.
 _HISTOGRAM_WORDS = _N_BUCKETS + 1
@@ -235,6 +239,15 @@ class Row:
     def rejected(self) -> dict[str, int]:
         """Rejected frames by reason slug; only reasons that occurred."""
         counts = {reason: int(self._words[Slot.REJECTED_FIRST + i]) for i, reason in enumerate(REASONS)}
+        return {reason: n for reason, n in counts.items() if n}
+
+    def refuse_peer(self, reason: PeerReason) -> None:
+        """Count one connection that got no session."""
+        self.add(_PEERS_FIRST + _PEER_REASONS.index(reason))
+
+    def peers_refused(self) -> dict[str, int]:
+        """Connections without a session by reason; only reasons that occurred."""
+        counts = {str(reason): int(self._words[_PEERS_FIRST + i]) for i, reason in enumerate(_PEER_REASONS)}
         return {reason: n for reason, n in counts.items() if n}
 
     def observe(self, histogram: Histogram, value_s: float) -> None:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from ingestd import curve
+from ingestd.formats.peers import PeerReason
 from ingestd.logs import RateLimit
 from ingestd.roles.connections import Connections, is_loopback
 from ingestd.roles.keyring import Keyring
 from ingestd.roles.memory import give_freed_memory_back
+from ingestd.roles.refusals import Refusals, refusal_counter
 
 __all__ = ["Doorkeeper", "start_zap"]
 
@@ -32,7 +34,21 @@ _ADDRESS = "inproc://zeromq.zap.01"
 #: The thread looks this often whether it must stop, or read keys again [ms].
 _POLL_MS = 200
 
-_WATCHED = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+_WATCHED = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_DISCONNECTED
+)
+
+#: What a peer that is turned away, or the log, is told of the reason.
+_WORDS = {
+    PeerReason.UNKNOWN_KEY: "unknown key",
+    PeerReason.TOO_MANY: "too many connections",
+    PeerReason.TOO_MANY_FROM_ADDRESS: "too many connections from this address",
+}
 
 #: From the end of a connection to the look at what it leaves behind [s]: libzmq has to clean up first.
 _CLEAN_UP_S = 0.3
@@ -54,6 +70,8 @@ class Doorkeeper:
         Of them from one address; None = 16, and any number from this machine.
     keyring
         Whose keys come in; None = everybody (no CURVE).
+    counter
+        Is told why a connection gets no session; None = who counts in this process.
     """
 
     def __init__(
@@ -62,7 +80,9 @@ class Doorkeeper:
         max_connections: int,
         max_per_address: int | None = None,
         keyring: Keyring | None = None,
+        counter: Callable[[PeerReason], None] | None = None,
     ) -> None:
+        self._refusals = Refusals(counter or refusal_counter(), with_keys=keyring is not None)
         self._max_connections = max_connections
         self._max_per_address = max_per_address
         self._keyring = keyring
@@ -124,16 +144,30 @@ class Doorkeeper:
                 event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
             except zmq.Again:
                 break
-            kind, descriptor = event["event"], event["value"]
-            if kind == zmq.EVENT_ACCEPTED:
-                self._connections.accepted(descriptor)
-            elif kind == zmq.EVENT_DISCONNECTED:
-                self._connections.closed(descriptor)
-                self._clean_up_s = self._clean_up_s or time.monotonic() + _CLEAN_UP_S
-            else:
-                self._connections.finished_one()
+            self._take(event["event"], event["value"])
+        if not self._connections.n_unfinished:
+            self._refusals.nobody_is_left()
+        for _ in range(self._connections.shed_count - shed_count):
+            self._refusals.told(PeerReason.CROWD)
         if self._connections.shed_count > shed_count and self._shed_limit.admit()[0]:
             log.warning("silent_peers_closed", total=self._connections.shed_count)
+
+    def _take(self, kind: int, value: int) -> None:
+        """One event of the monitor; what comes with it is a descriptor, or a code."""
+        if kind == zmq.EVENT_ACCEPTED:
+            self._connections.accepted(value)
+        elif kind == zmq.EVENT_DISCONNECTED:
+            ended = self._connections.closed(value)
+            self._refusals.ended(ended.unfinished_age_s, was_shed=ended.was_shed)
+            self._clean_up_s = self._clean_up_s or time.monotonic() + _CLEAN_UP_S
+        elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._connections.finished_one()
+        elif kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self._refusals.failed_untold()
+        elif kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self._refusals.failed_by_zap()
+        else:
+            self._refusals.failed_by_protocol(value)
 
     def _clean_up(self) -> None:
         if self._clean_up_s is not None and time.monotonic() >= self._clean_up_s:
@@ -152,21 +186,22 @@ class Doorkeeper:
         else:
             # 300 = temporary. On a 400 a peer's library would give up for good, and a key that is put on the list
             # later would need a restart of its node.
-            reply = [b"300", why.encode("ascii"), b"", b""]
-            self._tell(peer, key, why)
+            reply = [b"300", _WORDS[why].encode("ascii"), b"", b""]
+            self._refusals.told(why)
+            self._tell(peer, key, _WORDS[why])
         self._handler.send_multipart([version, request_id, *reply])
 
-    def _refusal(self, peer: str, key: str) -> str | None:
+    def _refusal(self, peer: str, key: str) -> PeerReason | None:
         """Why a peer cannot come in; None where it can."""
         if self._keyring is not None and self._keyring.name_of(key) is None:
-            return "unknown key"
+            return PeerReason.UNKNOWN_KEY
         if self._connections.n_done >= self._max_connections:
-            return "too many connections"
+            return PeerReason.TOO_MANY
         limit = self._max_per_address
         if limit is None and not is_loopback(peer):
             limit = _MAX_PER_ADDRESS
         if limit is not None and self._connections.n_done_from(peer) >= limit:
-            return "too many connections from this address"
+            return PeerReason.TOO_MANY_FROM_ADDRESS
         return None
 
     def _tell(self, peer: str, key: str, why: str) -> None:
@@ -189,9 +224,10 @@ def start_zap(
     max_connections: int,
     max_per_address: int | None = None,
     keyring: Keyring | None = None,
+    counter: Callable[[PeerReason], None] | None = None,
 ) -> Iterator[Doorkeeper]:
     """Have a doorkeeper for the length of a `with` block; `watch` the socket before binding it."""
-    doorkeeper = Doorkeeper(context, max_connections, max_per_address, keyring)
+    doorkeeper = Doorkeeper(context, max_connections, max_per_address, keyring, counter)
     try:
         yield doorkeeper
     finally:

@@ -127,6 +127,25 @@ def test_whoever_has_no_key_on_the_list_gets_no_session(daemon, keys, who, tmp_p
         wait_until(lambda: daemon.stats()["received"] == received + 1, what="the next good frame")
 
 
+def test_whoever_is_not_let_in_is_counted_on_the_socket_that_it_came_to(daemon, keys):
+    def refused(socket, reason):
+        return daemon.stats()["peers_refused"][socket].get(reason, 0)
+
+    before = refused("ingest", "unknown_key"), refused("query", "unknown_key")
+    with raw_pusher(daemon, keys.files("stranger")):
+        wait_until(lambda: refused("ingest", "unknown_key") > before[0], 5, "a count of the ingest socket")
+    assert refused("query", "unknown_key") == before[1]
+    stranger = Client(daemon.query_endpoint, timeout_s=0.7, retries=0, **keys.files("stranger"))
+    with stranger, pytest.raises(Unavailable):
+        stranger.ping()
+    wait_until(lambda: refused("query", "unknown_key") > before[1], 5, "a count of the query socket")
+    pid = daemon.role_pids()["receiver"]
+    counted = refused("ingest", "unknown_key")
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: daemon.role_pids()["receiver"] != pid, 10, "another receiver")
+    assert refused("ingest", "unknown_key") >= counted
+
+
 def test_a_query_needs_a_key_of_a_client_or_a_node(daemon, keys):
     def answers(**given):
         with Client(daemon.query_endpoint, timeout_s=0.7, retries=0, **given) as client:

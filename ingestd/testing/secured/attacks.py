@@ -86,6 +86,16 @@ def _closed(_before: _Stats, _after: _Stats, seen: Seen) -> bool:
     return seen.closed
 
 
+def _crowded_out(port: str) -> Callable[[_Stats, _Stats, Seen], bool]:
+    """Closed, and counted as what it was."""
+
+    def is_seen(before: _Stats, after: _Stats, seen: Seen) -> bool:
+        old, new = (one["peers_refused"][port].get("crowd", 0) for one in (before, after))
+        return bool(seen.closed and new > old)
+
+    return is_seen
+
+
 def _answered_badly(before: _Stats, after: _Stats, _seen: Seen) -> bool:
     return bool(after["query_errors"] > before["query_errors"])
 
@@ -224,7 +234,7 @@ def _idle(port: str, said: bytes) -> Attack:
             return Seen(is_closed(peers[0], 2.0))
 
     name = f"{port}, {'a greeting and no more' if said else 'silent'}"
-    return Attack(f"{_N_IDLE:,} idle connections", name, act, _closed)
+    return Attack(f"{_N_IDLE:,} idle connections", name, act, _crowded_out(port))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ingestd.config import load
 from ingestd.formats.frame import REASONS
+from ingestd.formats.peers import PeerReason
 from ingestd.roles.metrics import exposition
 from ingestd.roles.monitor import Monitor
 from ingestd.roles.status import Histogram, NodeSlot, Slot, StatusBlock, StatusLayout
@@ -40,6 +41,8 @@ NAMES = [
     ("ingestd_frames_received_total", ("node", "kiwi-graz")),
     ("ingestd_frames_received_total", ("node", "other")),
     ("ingestd_frames_rejected_total", ("reason", "payload")),
+    ("ingestd_peers_refused_total", ("reason", "unknown_key"), ("socket", "ingest")),
+    ("ingestd_peers_refused_total", ("reason", "protocol"), ("socket", "query")),
     ("ingestd_frames_accepted_total",),
     ("ingestd_frames_stored_total",),
     ("ingestd_uploads_total", ("result", "stored")),
@@ -115,6 +118,23 @@ def test_labels_are_words_of_ours_whatever_clients_send(monitor, status):
     assert before[("ingestd_frames_received_total", ("node", "other"))] == 1
     reasons = {labels[0][1] for name, *labels in before if name == "ingestd_frames_rejected_total"}
     assert reasons == set(REASONS)
+
+
+def test_refused_connections_are_counted_by_socket_and_reason_and_labels_are_all_there(monitor, status):
+    status.roles["receiver"].refuse_peer(PeerReason.UNKNOWN_KEY)
+    status.roles["receiver"].refuse_peer(PeerReason.UNKNOWN_KEY)
+    status.roles["responder"].refuse_peer(PeerReason.PROTOCOL)
+    found = {
+        tuple(value for _, value in labels): count
+        for (name, *labels), count in samples(monitor).items()
+        if name == "ingestd_peers_refused_total"
+    }
+    assert {labels: count for labels, count in found.items() if count} == {
+        ("unknown_key", "ingest"): 2,
+        ("protocol", "query"): 1,
+    }
+    assert set(found) == {(str(reason), socket) for reason in PeerReason for socket in ("ingest", "query")}
+    assert monitor.stats()["peers_refused"] == {"ingest": {"unknown_key": 2}, "query": {"protocol": 1}}
 
 
 def test_verdict_and_reasons_are_metrics_as_well(monitor, status):
