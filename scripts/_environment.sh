@@ -63,13 +63,42 @@ _build_minio() {
     rm -rf "$scratch"
 }
 
-# systemd_tools: systemd-analyze for the tests of the unit. It cannot be put into a virtual environment, so it comes from
-# the system, and only where this process may install it; elsewhere the tests say what is missing.
+# systemd_tools: systemd-analyze for the tests of the unit, and promtool for those of alerts and dashboard. Neither can be put
+# into a virtual environment; where one cannot be had the tests say what is missing.
 systemd_tools() {
+    _systemd_analyze
+    _promtool
+}
+
+# From the system, and only where this process may install it.
+_systemd_analyze() {
     command -v systemd-analyze >/dev/null 2>&1 && return
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
         echo "installing systemd for its systemd-analyze" >&2
         { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends systemd; } \
             >/dev/null || echo "systemd could not be installed" >&2
     fi
+}
+
+# Out of Debian's package, 19 MB, into the cache beside the MinIO server. Not installed: that would start a Prometheus.
+_promtool() {
+    local cache="${XDG_CACHE_HOME:-$HOME/.cache}/ingestd/bin" scratch
+    { command -v promtool >/dev/null 2>&1 || [ -x "$cache/promtool" ]; } && return
+    command -v apt-get >/dev/null 2>&1 && command -v dpkg-deb >/dev/null 2>&1 || return 0
+    echo "fetching promtool into $cache" >&2
+    scratch=$(mktemp -d)
+    if (
+        cd "$scratch"
+        # As root the lists may be fetched, which an image often comes without.
+        { [ "$(id -u)" -ne 0 ] || apt-get update -qq; } && apt-get download -qq prometheus &&
+            dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+    ) >/dev/null 2>&1; then
+        mkdir -p "$cache"
+        # A rename: an interrupted copy is no tool.
+        mv "$scratch/usr/bin/promtool" "$cache/promtool.new"
+        mv "$cache/promtool.new" "$cache/promtool"
+    else
+        echo "promtool could not be fetched" >&2
+    fi
+    rm -rf "$scratch"
 }
