@@ -108,13 +108,27 @@ def attacked_daemon(directory: str) -> Iterator[DaemonProcess]:
         At the end of the block something that was accepted is neither stored nor on its way.
     """
     with DaemonProcess(directory, {"spool": {"min_free_bytes": 0}}) as daemon:
-        daemon.push(*(noise(f"kept-{number:03d}", n_samples=100) for number in range(_N_KEPT)))
-        daemon.wait_stored(_N_KEPT, 60.0)
+        _fill(daemon)
         yield daemon
         daemon.wait_settled(120.0)
         missing = [number for number in range(_N_KEPT) if not _is_stored(daemon, f"kept-{number:03d}")]
         if missing:
             raise IngestdError(f"{len(missing)} of {_N_KEPT} accepted frames are gone; see {directory}")
+
+
+def _fill(daemon: DaemonProcess) -> None:
+    """Have some frames accepted, over a connection that is not closed before they are, and stored."""
+    with pusher(daemon.ingest_endpoint) as peer:
+        for number in range(_N_KEPT):
+            peer.send(wire.encode(noise(f"kept-{number:03d}", n_samples=100)))
+        try:
+            daemon.wait_stored(_N_KEPT, 60.0)
+        except TimeoutError as error:
+            found = daemon.stats()
+            said = ", ".join(
+                f"{name} {found[name]}" for name in ("received", "accepted", "stored", "rejected")
+            )
+            raise IngestdError(f"not stored within a minute: {said}; {found['peers_refused']}") from error
 
 
 def _is_stored(daemon: DaemonProcess, task_id: str) -> bool:
