@@ -44,12 +44,14 @@ _MAX_ENVELOPE = 8
 class Question:
     """One message; `envelope` goes in front of the reply and is empty where there can be none (no delimiter, no key).
 
-    `body` is the first part after the delimiter, `n_parts` how many there were; a request has one.
+    `body` is the first part after the delimiter, `n_parts` how many there were; a request has one. `only_name` is the node
+    that the sender's key is bound to, where it may not speak of others.
     """
 
     envelope: tuple[bytes, ...]
     body: bytes
     n_parts: int
+    only_name: str | None = None
 
 
 class QuerySocket:
@@ -69,6 +71,7 @@ class QuerySocket:
         """Take the next message; None where none is waiting."""
         envelope: list[bytes] = []
         body, n_parts, delimited, is_known = b"", 0, False, True
+        key: str | None = None
         try:
             while True:
                 # Parts of one message arrive together, so only the first of them can be missing.
@@ -76,7 +79,8 @@ class QuerySocket:
                     part = self._socket.recv(zmq.NOBLOCK)
                 else:
                     message = self._socket.recv(zmq.NOBLOCK, copy=False)
-                    part, is_known = message.bytes, self._knows(message)
+                    part, key = message.bytes, _key_of(message)
+                    is_known = key is not None and self._keyring.name_of(key) is not None
                 if delimited:
                     body = body if n_parts else part
                     n_parts += 1
@@ -84,17 +88,16 @@ class QuerySocket:
                     envelope.append(part)
                     delimited = part == b"" and len(envelope) > 1
                 if not self._socket.getsockopt(zmq.RCVMORE):
-                    return Question(tuple(envelope) if delimited and is_known else (), body, n_parts)
+                    only_name = self._only_name(key)
+                    # One that was taken off the list gets no answer any more.
+                    return Question(
+                        tuple(envelope) if delimited and is_known else (), body, n_parts, only_name
+                    )
         except zmq.Again:
             return None
 
-    def _knows(self, message: zmq.Frame) -> bool:
-        """Whether the sender's key is still on the list; one that was taken off it gets no answer any more."""
-        assert self._keyring is not None
-        try:
-            return self._keyring.name_of(str(message["User-Id"])) is not None
-        except (KeyError, zmq.ZMQError):
-            return False
+    def _only_name(self, key: str | None) -> str | None:
+        return None if self._keyring is None or key is None else self._keyring.only_name_of(key)
 
     def reply(self, envelope: tuple[bytes, ...], body: bytes) -> None:
         """Send a reply; one whose client is gone, or does not read, is dropped."""
@@ -112,6 +115,14 @@ class QuerySocket:
         self._untaken = deque(one for one in self._untaken if not one[2].done)
         untaken_bytes = sum(size_bytes for peer, size_bytes, _ in self._untaken if peer == envelope[0])
         return untaken_bytes < _MAX_UNTAKEN_BYTES
+
+
+def _key_of(message: zmq.Frame) -> str | None:
+    """Public key of the sender; None where the connection is gone."""
+    try:
+        return str(message["User-Id"])
+    except (KeyError, zmq.ZMQError):
+        return None
 
 
 @contextlib.contextmanager

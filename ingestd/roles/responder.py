@@ -19,7 +19,7 @@ import zmq
 
 from ingestd import __version__
 from ingestd.config import Settings
-from ingestd.errors import ExitCode, QueryError
+from ingestd.errors import ExitCode, QueryError, bounded
 from ingestd.formats import commands, protocol
 from ingestd.formats.protocol import ErrorCode, Refusal, Request
 from ingestd.logs import RateLimit
@@ -172,6 +172,7 @@ class Responder:
                 raise ErrorCode.BUSY.error(f"more than {MAX_RATE_PER_S:g} requests per second; ask again")
             if isinstance(request, Refusal):
                 raise request.error
+            _hold_to_own_name(question, request)
             if request.command.looks_up:
                 if not self._socket.takes_replies(question.envelope):
                     raise ErrorCode.BUSY.error("earlier replies are not read yet; read them first")
@@ -208,6 +209,23 @@ def _read(question: Question) -> Request | Refusal:
         return protocol.decode(question.body)
     error = ErrorCode.BAD_REQUEST.error(f"a request of {question.n_parts} message parts (allowed: 1)")
     return Refusal(protocol.encoding_of(question.body), None, error)
+
+
+def _hold_to_own_name(question: Question, request: Request) -> None:
+    """A node asks for confirmation of its own frames.
+
+    With another name they are all refused, and held against nobody: without this its node would find them missing, and send
+    them again, and never learn why.
+    """
+    own, asked = question.only_name, request.args.get("node")
+    if own is not None and request.command.name == "confirm" and asked != own:
+        allowed = f"{own}, to which the key of whoever asks is bound"
+        raise ErrorCode.INVALID_ARGUMENT.error(
+            f"node={bounded(asked)} (allowed: {allowed})",
+            argument="node",
+            value=bounded(asked),
+            allowed=allowed,
+        )
 
 
 def _open_catalog(settings: Settings) -> Catalog:

@@ -15,9 +15,11 @@ import zmq
 
 from ingestd import curve
 from ingestd.client import Client
-from ingestd.errors import Unavailable
+from ingestd.errors import QueryError, Unavailable
 from ingestd.formats import frame as wire
 from ingestd.node import Node
+from ingestd.roles.keyring import Keyring
+from ingestd.roles.signals import Mark
 from ingestd.testing.daemon_process import DaemonProcess
 from ingestd.testing.frames import noise
 from ingestd.testing.keys import Keys
@@ -184,6 +186,43 @@ def test_a_frame_under_another_name_is_rejected_identity_and_is_not_held_against
         row = next(row for row in client.rejected()["rejected"] if row["reason"] == "identity")
         assert (row["field"], row["value"]) == ("node", "'south'")
         assert client.confirm("south", epoch)["rejected"] == []
+
+
+def test_a_confirmed_node_under_another_name_than_its_keys_is_told_so_and_does_not_send_again(daemon, keys):
+    began_s = time.monotonic()
+    with (
+        pytest.raises(QueryError, match=r"node='south' \(allowed: north, to which the key"),
+        Node(
+            daemon.ingest_endpoint,
+            websdr_id=1,
+            name="south",
+            query_endpoint=daemon.query_endpoint,
+            timeout_s=20.0,
+            **keys.files("north"),
+        ) as node,
+    ):
+        node.send_measurement(noise("wrong-name"))
+    assert time.monotonic() - began_s < 10
+    assert node.resent_count == 0
+    assert node.unconfirmed_count == 1
+
+
+def test_a_node_asks_for_confirmation_of_itself_and_a_client_of_everybody(daemon, keys, own_keys):
+    def confirm(who, name):
+        with Client(daemon.query_endpoint, **keys.files(who)) as client:
+            return client.confirm(name, 7)["accepted_upto"]
+
+    assert confirm("north", "north") == 0
+    assert confirm("admin", "south") == 0
+    with pytest.raises(QueryError, match="bound"):
+        confirm("north", "south")
+    # A key that is on both lists is a client's, too.
+    lists = [own_keys.nodes_file, own_keys.clients_file]
+    ring = Keyring("unused", lists, Mark(), bound_file=own_keys.nodes_file)
+    north = curve.public_key_of(curve.read_secret_key(own_keys.files("north")["secret_key_file"]))
+    assert ring.only_name_of(north) == "north"
+    own_keys.allow("admin", "north", file=own_keys.clients_file)
+    assert Keyring("unused", lists, Mark(), bound_file=own_keys.nodes_file).only_name_of(north) is None
 
 
 #: ZMTP 3.1 with the mechanism CURVE, and a HELLO whose box nobody can open: it costs the other side a multiplication.
