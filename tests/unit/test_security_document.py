@@ -11,6 +11,7 @@ from ingestd.formats.protocol import MAX_REQUEST_BYTES
 from ingestd.roles import connections, listening, query_socket, responder, zap
 from ingestd.roles.inbox import RCVHWM
 from ingestd.storage.sdk_pool import MAX_REPLY_BYTES
+from ingestd.testing.fuzzing import record
 from ingestd.testing.fuzzing.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,3 +60,10 @@ def test_the_example_of_a_list_is_one(tmp_path):
 
 def test_every_target_of_the_fuzzer_is_named():
     assert [name for name in TARGETS if f"`{name}` (" not in TEXT] == []
+
+
+def test_the_runs_of_the_fuzzer_are_those_on_record_and_every_target_has_one():
+    runs = record.read(ROOT / "docs" / "results" / "fuzz.json")
+    assert record.markdown(runs) in TEXT
+    assert {one.target for one in runs} == set(TARGETS)
+    assert all(one.executions > 0 for one in runs)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime as dt
 import hashlib
-import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
 
+from ingestd import __version__
+from ingestd.testing.fuzzing.record import Result, add, markdown, read
 from ingestd.testing.fuzzing.targets import TARGETS, seeds
 
-__all__ = ["Result", "main"]
+__all__ = ["main"]
 
 #: Longest input [bytes]: a frame with every key and a payload is a tenth of it.
 _MAX_LENGTH = 4096
@@ -36,18 +37,6 @@ _TAIL_BYTES = 20_000
 
 #: Last words of a worker that came to its end, or was asked by SIGUSR1 to come to it.
 _DONE = re.compile(rb"(?:Done |number_of_executed_units: *)(\d+)")
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of one target; `findings` counts processes that ended by one."""
-
-    target: str
-    engine: str
-    executions: int
-    seconds: float
-    inputs: int
-    findings: int
 
 
 def _plant(name: str, directory: str, golden: str, corpus: str) -> None:
@@ -75,7 +64,7 @@ def _fuzz(name: str, directory: str, given: argparse.Namespace) -> Result:
         options.append(f"-max_total_time={given.seconds}")
     if given.runs:
         options.append(f"-runs={-(-given.runs // given.jobs)}")
-    began_s = time.monotonic()
+    began_s, date = time.monotonic(), dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     executions = findings = 0
     with contextlib.ExitStack() as stack:
         workers = []
@@ -98,7 +87,16 @@ def _fuzz(name: str, directory: str, given: argparse.Namespace) -> Result:
                 findings += 1
                 sys.stderr.buffer.write(tail)
     return Result(
-        name, engine, executions, round(time.monotonic() - began_s, 1), len(os.listdir(directory)), findings
+        name,
+        engine,
+        executions,
+        round(time.monotonic() - began_s, 1),
+        len(os.listdir(directory)),
+        findings,
+        jobs=given.jobs,
+        seed=given.seed,
+        date=date,
+        version=__version__,
     )
 
 
@@ -123,7 +121,15 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--work", default=None, metavar="DIR", help="where new inputs go; else a directory that is removed"
     )
-    parser.add_argument("--json", default=None, metavar="FILE", help="write the results there")
+    parser.add_argument(
+        "--json", default=None, metavar="FILE", help="add the results to those on record there"
+    )
+    parser.add_argument(
+        "--markdown",
+        default=None,
+        metavar="FILE",
+        help="only print the table of all runs on record in FILE, as docs/security.md shows it",
+    )
     parser.add_argument(
         "--replay", default=None, metavar="FILE", help="run one input through one target, and nothing else"
     )
@@ -141,6 +147,9 @@ def main(argv: list[str]) -> int:
         with open(given.replay, "rb") as file:
             TARGETS[given.targets[0]](file.read())
         return 0
+    if given.markdown:
+        sys.stdout.write(f"{markdown(read(given.markdown))}\n")
+        return 0
     results = []
     for name in given.targets or TARGETS:
         with tempfile.TemporaryDirectory(prefix="ingestd-fuzz-") as scratch:
@@ -155,9 +164,7 @@ def main(argv: list[str]) -> int:
         )
         sys.stdout.flush()
     if given.json:
-        with open(given.json, "w", encoding="utf-8") as file:
-            json.dump([asdict(result) for result in results], file, indent=1)
-            file.write("\n")
+        add(given.json, results)
     return int(any(result.findings for result in results))
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingestd import __version__
 from ingestd.errors import FrameError, StoreCorrupt
 from ingestd.formats import frame as wire
 from ingestd.formats import metadata, protocol
@@ -17,6 +18,7 @@ from ingestd.formats.commands import COMMANDS
 from ingestd.spool import SpoolLayout
 from ingestd.testing.fuzzing import blind
 from ingestd.testing.fuzzing.__main__ import main
+from ingestd.testing.fuzzing.record import Result, add, markdown, read
 from ingestd.testing.fuzzing.targets import TARGETS, BrokenError, seeds
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -127,7 +129,25 @@ def test_the_command_counts_executions_and_writes_them_down(tmp_path, monkeypatc
         200,
         0,
     )
+    assert (told["jobs"], told["seed"], told["version"]) == (2, 1, __version__)
     assert capsys.readouterr().out.startswith("query: 200 executions")
+
+
+def test_a_further_run_is_added_to_those_on_record_and_the_table_adds_them_up(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(TESTS.parent)
+    path = tmp_path / "fuzz.json"
+    earlier = Result("query", "blind", 1_000_000, 1800.0, 9, 1, jobs=2)
+    add(path, [earlier, Result("spool", "guided", 5, 1.0, 7, 0)])
+    assert main(["query", "--blind", "--runs", "200", "--json", str(path)]) == 0
+    runs = read(path)
+    assert runs[0] == earlier
+    assert len(runs) == 3
+    capsys.readouterr()
+    assert main(["--markdown", str(path)]) == 0
+    assert capsys.readouterr().out == markdown(runs) + "\n"
+    inputs = max(9, runs[2].inputs)
+    assert f"| `query` | blind | 2 | 1,000,200 | 1.0 h | {inputs} | 1 |" in markdown(runs)
+    assert "| `spool` | guided | 1 | 5 | 1 s | 7 | 0 |" in markdown(runs)
 
 
 # -- inputs that know the structure -------------------------------------------------------------------------------
