@@ -145,21 +145,21 @@ def _down(setting: Setting) -> Iterator[Case]:
 
 
 def _axes(setting: Setting) -> Iterator[Case]:
-    """One axis at a time from 1 MB, 7 nodes, 2 uploaders."""
+    """One axis at a time from 1 MB, 7 nodes and the default number of uploaders."""
     for label, n_samples, n_frames in (
         ("0.1 MB", 12_500, 800), ("1 MB", 125_000, 400), ("8 MB", 1_000_000, 84), ("32 MB", 4_000_000, 28),
     ):  # fmt: skip
         yield Case(label, _axis_run(setting, n_frames, n_samples=n_samples))
     for nodes in (1, 50, 200):
         yield Case(f"{nodes} nodes", _axis_run(setting, 400, nodes=nodes))
-    for count in (1, 4):
+    for count in (1, 2, 4):
         yield Case(f"{count} uploaders", _axis_run(setting, 400, uploaders=count))
 
 
 def _axis_run(
-    setting: Setting, n_frames: int, *, n_samples: int = 125_000, nodes: int = 7, uploaders: int = 2
+    setting: Setting, n_frames: int, *, n_samples: int = 125_000, nodes: int = 7, uploaders: int | None = None
 ) -> Callable[[str], Values]:
-    contender = contenders.ours(uploader={"count": uploaders})
+    contender = contenders.ours() if uploaders is None else contenders.ours(uploader={"count": uploaders})
     # Every node sends a few times before it counts.
     n_warm = max(2 * nodes, min(70, n_frames // 4))
     return lambda directory: runs.throughput(
