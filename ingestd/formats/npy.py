@@ -1,11 +1,13 @@
 """The .npy object: NumPy format 1.0, `<c8`, shape `(n_samples,)`, a header of exactly 128 bytes.
 
 Written by hand because the header must be known before the samples are touched: complex64 samples go from the spool
-file to the store as they came off the wire, uncopied.
+file to the store as they came off the wire, uncopied. Integer samples become up to four times as long; of a long frame
+they are converted block by block, each time that somebody goes through them, and are never held whole while it is sent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +17,26 @@ from ingestd.errors import StoreCorrupt
 from ingestd.formats.checksum import crc32c, crc32c_extend
 from ingestd.formats.measurement import Measurement
 
-__all__ = ["HEADER_BYTES", "NpyObject", "decode", "encode", "header", "to_complex64"]
+__all__ = [
+    "HEADER_BYTES",
+    "WHOLE_MAX_BYTES",
+    "Converted",
+    "NpyObject",
+    "decode",
+    "encode",
+    "header",
+    "is_converted_late",
+    "to_complex64",
+]
 
 #: Length of the header [bytes]: NumPy pads to a multiple of 64, and this dictionary needs two of them.
 HEADER_BYTES = 128
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _SAMPLE_BYTES = 8
+
+#: Longer results of a conversion are made block by block [bytes]; up to here once is quicker than twice.
+WHOLE_MAX_BYTES = 4 * 2**20
 
 #: Values converted at once [count]: source, indices and result stay in the second-level cache.
 _BLOCK = 32 * 1024
@@ -41,15 +56,52 @@ def header(n_samples: int) -> bytes:
     return _MAGIC + len(padded).to_bytes(2, "little") + padded.encode("ascii")
 
 
+class Converted:
+    """Integer samples as the bytes of complex64 ones, made while somebody goes through them.
+
+    Parameters
+    ----------
+    source
+        Whole samples as they were sent.
+    datatype
+        Of them; not `cf32_le`.
+    """
+
+    def __init__(self, source: memoryview, datatype: str) -> None:
+        self._source = source
+        self._datatype = datatype
+        self._value_bytes = np.dtype(_SCALES[datatype][0]).itemsize
+
+    def __len__(self) -> int:
+        """Length of the converted bytes."""
+        return len(self._source) // self._value_bytes * 4
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Yield consecutive blocks; each is good until the next one is asked for."""
+        convert = _converter(self._datatype)
+        step = _BLOCK * self._value_bytes
+        values = np.empty(min(_BLOCK, len(self._source) // self._value_bytes), dtype="<f4")
+        for start in range(0, len(self._source), step):
+            sent = self._source[start : start + step]
+            into = values[: len(sent) // self._value_bytes]
+            convert(sent, into)
+            yield into.data.cast("B").toreadonly()
+
+    def whole(self) -> npt.NDArray[np.complex64]:
+        """All samples at once, shape `(n_samples,)`."""
+        return to_complex64(self._source, self._datatype)
+
+
 @dataclass(frozen=True, slots=True)
 class NpyObject:
     """A .npy object in two pieces.
 
-    `payload` holds the samples, `<c8` of shape `(n_samples,)`; `crc32c` is that of header and payload together.
+    `payload` holds the samples, `<c8` of shape `(n_samples,)`, or makes them; `crc32c` is that of header and payload
+    together.
     """
 
     header: bytes
-    payload: memoryview
+    payload: memoryview | Converted
     crc32c: int
 
     @property
@@ -59,20 +111,53 @@ class NpyObject:
 
     def samples(self) -> npt.NDArray[np.complex64]:
         """View of the samples, shape `(n_samples,)`, dtype complex64, full scale 1.0; read-only."""
+        if isinstance(self.payload, Converted):
+            return self.payload.whole()
         return np.frombuffer(self.payload, dtype="<c8")
 
+    def parts(self) -> tuple[bytes, memoryview | Converted]:
+        """Header and payload, as a store takes them."""
+        return self.header, self.payload
 
-def encode(measurement: Measurement) -> NpyObject:
+
+def is_converted_late(measurement: Measurement) -> bool:
+    """Whether the samples are converted block by block, and not held whole."""
+    payload = memoryview(measurement.samples).cast("B")
+    return measurement.datatype != "cf32_le" and (
+        len(Converted(payload, measurement.datatype)) > WHOLE_MAX_BYTES
+    )
+
+
+def encode(measurement: Measurement, samples: npt.NDArray[np.complex64] | None = None) -> NpyObject:
     """Make the .npy object of a measurement.
 
     Integer samples are converted to complex64 with full scale 1.0; `cf32_le` is taken as it is, to the bit (NaN
     payloads included), and not copied.
+
+    Parameters
+    ----------
+    measurement
+        What is encoded.
+    samples
+        Its samples as complex64, where whoever asks has them converted anyhow; they are looked at for the checksum and
+        not kept.
     """
-    payload = memoryview(measurement.samples).cast("B")
-    if measurement.datatype != "cf32_le":
-        payload = to_complex64(payload, measurement.datatype).data.cast("B").toreadonly()
+    source = memoryview(measurement.samples).cast("B")
+    payload: memoryview | Converted = source
+    if is_converted_late(measurement):
+        payload = Converted(source, measurement.datatype)
+    elif measurement.datatype != "cf32_le":
+        payload = to_complex64(source, measurement.datatype).data.cast("B").toreadonly()
     head = header(len(payload) // _SAMPLE_BYTES)
-    return NpyObject(head, payload, crc32c_extend(crc32c(head), payload))
+    crc = crc32c(head)
+    if isinstance(payload, memoryview):
+        crc = crc32c_extend(crc, payload)
+    elif samples is not None:
+        crc = crc32c_extend(crc, samples.data.cast("B"))
+    else:
+        for block in payload:
+            crc = crc32c_extend(crc, block)
+    return NpyObject(head, payload, crc)
 
 
 def to_complex64(payload: bytes | memoryview, datatype: str) -> npt.NDArray[np.complex64]:
@@ -92,27 +177,30 @@ def to_complex64(payload: bytes | memoryview, datatype: str) -> npt.NDArray[np.c
     """
     if datatype == "cf32_le":
         return np.frombuffer(payload, dtype="<c8")
-    source, middle, divisor = _SCALES[datatype]
-    # float64 for the division, then one rounding: the nearest float32 to the exact quotient, on every machine.
-    # A table is quicker for 8 bits: there are only 256 quotients.
-    if np.dtype(source).itemsize == 1:
-        codes = np.arange(256, dtype="u1").view(source).astype(np.float64)
-        table = ((codes - middle) / divisor).astype("<f4")
-        sent = np.frombuffer(payload, dtype="u1")
-    else:
-        table = None
-        sent = np.frombuffer(payload, dtype=source)
-    values = np.empty(len(sent), dtype="<f4")
+    convert = _converter(datatype)
+    value_bytes = np.dtype(_SCALES[datatype][0]).itemsize
+    sent = memoryview(payload)
+    values = np.empty(len(sent) // value_bytes, dtype="<f4")
     # In blocks, straight into the result: what NumPy makes in between (indices of 8 bytes out of codes of one) stays
     # small and in the cache, which takes half the time.
-    for start in range(0, len(sent), _BLOCK):
-        block, into = sent[start : start + _BLOCK], values[start : start + _BLOCK]
-        if table is not None:
-            np.take(table, block, out=into, mode="clip")
-        else:
-            # A power of two divides exactly in float32.
-            np.multiply(block, np.float32(1.0 / divisor), out=into)
+    for start in range(0, len(values), _BLOCK):
+        into = values[start : start + _BLOCK]
+        convert(sent[start * value_bytes : (start + len(into)) * value_bytes], into)
     return values.view("<c8")
+
+
+def _converter(datatype: str) -> Callable[[memoryview, npt.NDArray[np.float32]], object]:
+    """What converts one block of values into floats of full scale 1.0."""
+    source, middle, divisor = _SCALES[datatype]
+    if np.dtype(source).itemsize > 1:
+        # A power of two divides exactly in float32.
+        factor = np.float32(1.0 / divisor)
+        return lambda sent, into: np.multiply(np.frombuffer(sent, dtype=source), factor, out=into)
+    # float64 for the division, then one rounding: the nearest float32 to the exact quotient, on every machine.
+    # A table is quicker for 8 bits: there are only 256 quotients.
+    codes = np.arange(256, dtype="u1").view(source).astype(np.float64)
+    table = ((codes - middle) / divisor).astype("<f4")
+    return lambda sent, into: np.take(table, np.frombuffer(sent, dtype="u1"), out=into, mode="clip")
 
 
 def decode(npy: bytes) -> npt.NDArray[np.complex64]:

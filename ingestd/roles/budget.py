@@ -11,7 +11,12 @@ from ingestd.config import Settings
 from ingestd.errors import ConfigError
 from ingestd.formats.protocol import MAX_REQUEST_BYTES
 from ingestd.roles.inbox import RCVHWM
-from ingestd.roles.memory import PARTS_PER_UPLOAD, RESPONDER_BEYOND_BYTES, receiver_beyond_bytes
+from ingestd.roles.memory import (
+    CONVERTED_BYTES,
+    MEASURED_PARTS,
+    RESPONDER_BEYOND_BYTES,
+    receiver_beyond_bytes,
+)
 from ingestd.roles.query_socket import MAX_CONNECTIONS, QUERY_RCVHWM
 
 __all__ = ["Share", "advice", "available_bytes", "refuse_what_cannot_work", "shares", "size_text"]
@@ -65,9 +70,10 @@ def shares(settings: Settings) -> list[Share]:
         ),
         Share(
             "uploaders",
-            n_uploaders * _IDLE_BYTES + n_uploads * PARTS_PER_UPLOAD * frame_bytes,
-            f"{n_uploaders} x {settings.uploader.threads} uploads x {PARTS_PER_UPLOAD} frames "
-            "(as sent, and 8-bit samples made complex64)",
+            n_uploaders * (_IDLE_BYTES + MEASURED_PARTS * frame_bytes)
+            + n_uploads * (frame_bytes + CONVERTED_BYTES),
+            f"{n_uploaders} x {settings.uploader.threads} uploads of a frame as sent, and in each of the {n_uploaders} one "
+            f"frame of 8-bit samples that is measured: {MEASURED_PARTS} times as much",
         ),
         Share(
             "responder",

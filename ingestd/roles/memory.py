@@ -6,7 +6,8 @@ import ctypes
 import resource
 
 __all__ = [
-    "PARTS_PER_UPLOAD",
+    "CONVERTED_BYTES",
+    "MEASURED_PARTS",
     "RESPONDER_BEYOND_BYTES",
     "bound_address_space",
     "give_freed_memory_back",
@@ -23,8 +24,12 @@ _RECEIVER_BEYOND_BYTES = 2 * 2**30
 #: Of the responder [bytes]: a peer that sends parts of one message without end is cut off when libzmq gets no more.
 RESPONDER_BEYOND_BYTES = 2**30
 
-#: What an upload holds at most, in frames [count]: the frame as it was sent and, of 8-bit samples, the fourfold of it.
-PARTS_PER_UPLOAD = 5
+#: What one thread of an uploader holds beside the frame as it was sent [bytes]: integer samples that are converted at once.
+CONVERTED_BYTES = 4 * 2**20
+
+#: What measuring a long frame of 8-bit samples takes beside it, in frames [count]: the fourfold as complex64, and three
+#: masks where some of them are on a rail. One thread of a process does it at a time.
+MEASURED_PARTS = 7
 
 #: Of an uploader beyond its uploads [bytes]: glibc reserves 64 MiB for each thread that allocates, and keeps as much.
 _UPLOADER_BEYOND_BYTES = 2**30
@@ -85,7 +90,8 @@ def receiver_beyond_bytes(max_frame_bytes: int) -> int:
 
 def uploader_beyond_bytes(max_frame_bytes: int, n_threads: int) -> int:
     """Address space that an uploader may take beyond its start [bytes]; honest work stays below."""
-    return _UPLOADER_BEYOND_BYTES + n_threads * (_ARENA_BYTES + 2 * PARTS_PER_UPLOAD * max_frame_bytes)
+    of_thread_bytes = _ARENA_BYTES + 2 * (max_frame_bytes + CONVERTED_BYTES)
+    return _UPLOADER_BEYOND_BYTES + n_threads * of_thread_bytes + 2 * MEASURED_PARTS * max_frame_bytes
 
 
 def bound_address_space(beyond_bytes: int) -> None:

@@ -211,7 +211,7 @@ class Repairer:
             return None, f"the kept copy of its entry cannot be read: {error}"
         if made.crc32c != pair.npy.crc32c:
             return None, "the kept copy of its entry has other samples"
-        return Body((made.header, made.payload), made.crc32c), ""
+        return Body(made.parts(), made.crc32c), ""
 
 
 def verify(

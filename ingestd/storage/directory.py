@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ingestd import faults
 from ingestd.disk import make_directory, sync_directory
@@ -274,7 +274,7 @@ class DirectoryStore:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             try:
-                _write(fd, body.parts)
+                _write(fd, body.blocks())
                 faults.point("directory.written")
                 os.fdatasync(fd)
                 faults.point("directory.synced")
@@ -321,10 +321,10 @@ def _etag(crc32c: int) -> str:
     return f"{crc32c:08x}"
 
 
-def _write(fd: int, parts: tuple[bytes | memoryview, ...]) -> None:
-    """Write all parts; a short write is continued, not taken for success."""
-    for part in parts:
-        view = memoryview(part).cast("B")
+def _write(fd: int, blocks: Iterable[bytes | memoryview]) -> None:
+    """Write all blocks; a short write is continued, not taken for success."""
+    for block in blocks:
+        view = memoryview(block).cast("B")
         while view:
             faults.point("directory.write")
             view = view[os.write(fd, faults.shortened("directory.write", view)) :]

@@ -23,6 +23,7 @@ from typing import Self
 
 from ingestd import faults
 from ingestd.errors import ConfigError, StoreCorrupt, StoreError, StoreMisconfigured, StoreUnreachable
+from ingestd.storage.port import Part
 from ingestd.storage.reply import MAX_ERROR_BYTES, Reply, ReplyParser
 
 __all__ = ["Endpoint", "HttpClient", "Request", "Timing"]
@@ -147,7 +148,7 @@ class Request:
     headers
         All of them but Content-Length and Expect.
     parts
-        Body, in pieces; not copied.
+        Body, in pieces; not copied. What is made block by block is made again for a second try.
     max_body_bytes
         Longest body of a success; errors are cut at `MAX_ERROR_BYTES`.
     expect_continue
@@ -159,7 +160,7 @@ class Request:
     method: str
     target: str
     headers: Mapping[str, str]
-    parts: Sequence[bytes | memoryview] = ()
+    parts: Sequence[Part] = ()
     max_body_bytes: int = MAX_ERROR_BYTES
     expect_continue: bool = False
     meanwhile: Callable[[], None] | None = None
@@ -271,9 +272,11 @@ class _Connection:
         with contextlib.suppress(OSError):
             self._sock.close()
 
-    def _send(self, parts: Sequence[bytes | memoryview], parser: ReplyParser, limit: _Limit) -> bool:
+    def _send(self, parts: Sequence[Part], parser: ReplyParser, limit: _Limit) -> bool:
         """Send all of it; False where the peer answered, or broke off, before that."""
-        views = [memoryview(part) for part in parts if len(part)]
+        return all(self._send_views(views, parser, limit) for views in _batches(parts))
+
+    def _send_views(self, views: list[memoryview], parser: ReplyParser, limit: _Limit) -> bool:
         while views:
             try:
                 n_sent = self._write(views)
@@ -508,6 +511,21 @@ def _tls_context(ca_file: str | None) -> ssl.SSLContext:
 def _wanted(error: OSError, otherwise: int) -> int:
     """Events to wait for; a reply is always one of them."""
     return select.POLLIN if isinstance(error, ssl.SSLWantReadError) else otherwise | select.POLLIN
+
+
+def _batches(parts: Sequence[Part]) -> Iterator[list[memoryview]]:
+    """What goes out together: all that is in memory, up to and with the first block of what is made now."""
+    views: list[memoryview] = []
+    for part in parts:
+        if isinstance(part, (bytes, memoryview)):
+            if len(part):
+                views.append(memoryview(part))
+            continue
+        for block in part:
+            yield [*views, block]
+            views = []
+    if views:
+        yield views
 
 
 def _drop(views: list[memoryview], n_sent: int) -> None:

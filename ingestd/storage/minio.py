@@ -464,8 +464,8 @@ def _last_modified_ns(reply: Reply) -> int:
 
 def _md5(body: Body) -> hashlib._Hash:
     digest = hashlib.md5(usedforsecurity=False)
-    for part in body.parts:
-        digest.update(part)
+    for block in body.blocks():
+        digest.update(block)
     return digest
 
 

@@ -60,7 +60,7 @@ class Pair:
 
     def __init__(self, identity: Identity, npy: NpyObject, describe: Callable[[], dict[str, Any]]) -> None:
         self.identity = identity
-        self.npy = Body((npy.header, npy.payload), npy.crc32c, meanwhile=self._prepare)
+        self.npy = Body(npy.parts(), npy.crc32c, meanwhile=self._prepare)
         self._describe = describe
         self._document: dict[str, Any] | None = None
         self._metadata: Body | None = None

@@ -11,12 +11,37 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-__all__ = ["Body", "ObjectInfo", "ObjectStore", "PutResult", "StoreProfile", "crc32c_base64"]
+__all__ = [
+    "Blocks",
+    "Body",
+    "ObjectInfo",
+    "ObjectStore",
+    "Part",
+    "PutResult",
+    "StoreProfile",
+    "crc32c_base64",
+]
 
 
 def crc32c_base64(crc32c: int) -> str:
     """CRC32C as S3 writes it: base64 of the four bytes, big endian."""
     return base64.b64encode(crc32c.to_bytes(4, "big")).decode("ascii")
+
+
+class Blocks(Protocol):
+    """A part that is made while somebody goes through it, again each time; `len` is known before."""
+
+    def __len__(self) -> int:
+        """Length of all blocks together [bytes]."""
+        ...
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Yield consecutive blocks; each is good until the next one is asked for."""
+        ...
+
+
+#: A piece of a body.
+Part = bytes | memoryview | Blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +51,7 @@ class Body:
     Parameters
     ----------
     parts
-        Consecutive pieces of the object.
+        Consecutive pieces of the object; what is not there is made block by block.
     crc32c
         Of all parts together.
     content_type
@@ -35,7 +60,7 @@ class Body:
         Work that a store may do while it waits for the reply to this body: never needed, cheap to ask for twice.
     """
 
-    parts: tuple[bytes | memoryview, ...]
+    parts: tuple[Part, ...]
     crc32c: int
     content_type: str = "application/octet-stream"
     meanwhile: Callable[[], None] | None = field(default=None, compare=False, repr=False)
@@ -44,6 +69,14 @@ class Body:
     def size_bytes(self) -> int:
         """Length of the whole object [bytes]."""
         return sum(len(part) for part in self.parts)
+
+    def blocks(self) -> Iterator[bytes | memoryview]:
+        """Go through all bytes; each block is good until the next one is asked for."""
+        for part in self.parts:
+            if isinstance(part, (bytes, memoryview)):
+                yield part
+            else:
+                yield from part
 
 
 @dataclass(frozen=True, slots=True)

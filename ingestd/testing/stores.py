@@ -104,7 +104,7 @@ class MemoryStore:
 
 
 def _verified(key: str, body: Body) -> _Object:
-    content = b"".join(body.parts)
+    content = b"".join(map(bytes, body.blocks()))
     if crc32c(content) != body.crc32c:
         raise StoreCorrupt(f"{key}: the bytes do not have the checksum that came with them")
     return _Object(content, body.crc32c, time.time_ns())
@@ -147,8 +147,8 @@ class WeakStore(MemoryStore):
     def put(self, key: str, body: Body) -> str:
         """Take whatever comes."""
         crc = 0
-        for part in body.parts:
-            crc = crc32c_extend(crc, part)
+        for block in body.blocks():
+            crc = crc32c_extend(crc, block)
         return super().put(key, Body(body.parts, crc, body.content_type))
 
 

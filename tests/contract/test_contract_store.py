@@ -18,9 +18,9 @@ from ingestd.errors import (
     StoreUnreachable,
 )
 from ingestd.formats import frame as wire
-from ingestd.formats import metadata
+from ingestd.formats import metadata, npy
 from ingestd.formats.checksum import crc32c
-from ingestd.formats.measurement import object_keys, parse_key
+from ingestd.formats.measurement import Measurement, object_keys, parse_key
 from ingestd.storage.directory import DirectoryStore
 from ingestd.storage.encoding import encode_pair
 from ingestd.storage.http import Timing
@@ -121,6 +121,20 @@ class TestObjects:
         assert [info.key for info in store.list("sessions/a/websdr_1_")] == sorted(keys[1:3])
         assert [info.key for info in store.list("sessions/", start_after=ours[2])] == ours[3:]
         assert {info.size_bytes for info in store.list("other/")} == {len("other/x")}
+
+    def test_what_is_made_block_by_block_is_stored_like_what_is_in_memory(self, store):
+        made = npy.encode(Measurement("t", 1, bytes(range(256)) * 9000, datatype="cu8"))
+        assert isinstance(made.payload, npy.Converted)
+        late = Body(made.parts(), made.crc32c)
+        content = b"".join(map(bytes, late.blocks()))
+        assert late.size_bytes == len(content) > 8 * 2**20
+        assert store.put_new("late", late).created
+        assert store.get("late", len(content)) == content
+        assert not store.put_new("late", late).created
+        assert store.same(store.head("late"), late)
+        # And again, over what is there.
+        assert store.put("late", late)
+        assert store.get("late", len(content)) == content
 
     def test_an_empty_object_is_an_object(self, store):
         assert store.put_new("empty", Body((b"",), 0)).created
@@ -342,8 +356,8 @@ class TestPairs:
         stored = {metadata.content(document) for document, _ in found.values()}
         assert stored == {pair.content for pair in pairs}
         bytes_of = {pair.content: b"".join(map(bytes, pair.npy.parts)) for pair in pairs}
-        for document, npy in found.values():
-            assert npy == bytes_of[metadata.content(document)]
+        for document, content in found.values():
+            assert content == bytes_of[metadata.content(document)]
 
     def test_eight_uploaders_racing_twice_each_keep_every_content_once(self, store, lock):
         pairs = [pair_of(i) for i in range(4)] * 2

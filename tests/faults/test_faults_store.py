@@ -23,7 +23,9 @@ from ingestd.errors import (
     StoreRefused,
     StoreUnreachable,
 )
+from ingestd.formats import npy
 from ingestd.formats.checksum import crc32c
+from ingestd.formats.measurement import Measurement
 from ingestd.storage import minio as module
 from ingestd.storage.http import Timing
 from ingestd.storage.minio import MinioStore
@@ -452,6 +454,20 @@ def test_a_kept_connection_that_the_server_closed_is_replaced_without_an_error()
         for _ in range(3):
             assert store.put("key", BODY) == "abc"
         assert len(server.requests) == 3
+
+
+def test_what_is_made_block_by_block_is_made_again_for_the_next_try():
+    made = npy.encode(Measurement("t", 1, bytes(2**21), datatype="cu8"))
+    assert isinstance(made.payload, npy.Converted)
+    done = reply(200, ETag='"abc"', x_amz_checksum_crc32c=crc32c_base64(made.crc32c))
+
+    def act(connection, *_):
+        # The server has read the whole body by now, each time.
+        connection.sendall(fault(503, "SlowDown") if len(server.requests) == 1 else done)
+
+    with store_before(act) as (store, server):
+        assert store.put("key", Body(made.parts(), made.crc32c)) == "abc"
+        assert len(server.requests) == 2
 
 
 def test_redirects_take_no_credentials_anywhere():

@@ -171,7 +171,10 @@ def _pair(total: int, crc: int) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
     settings = load(environ={})
     pair, _ = encode_pair(measurement, figures=settings.uploader.quality, sha256=settings.storage.sha256)
     keys = object_keys(measurement.identity)
-    return (keys.npy, b"".join(pair.npy.parts)), (keys.metadata, b"".join(pair.metadata.parts))
+    return (keys.npy, b"".join(map(bytes, pair.npy.blocks()))), (
+        keys.metadata,
+        b"".join(map(bytes, pair.metadata.blocks())),
+    )
 
 
 def _crc_of(name: str, total: int) -> int | None:

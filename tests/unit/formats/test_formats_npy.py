@@ -1,6 +1,8 @@
 """The .npy object: opened by NumPy, converted exactly, refused when it is anything else."""
 
 import io
+import tracemalloc
+from unittest.mock import ANY
 
 import google_crc32c
 import numpy as np
@@ -63,3 +65,53 @@ def test_what_is_no_such_object_is_corrupt():
     for broken in (b"", whole[:-1], whole + b"\0", whole[:127], b"\0" + whole[1:], stream.getvalue()):
         with pytest.raises(StoreCorrupt):
             npy.decode(broken)
+
+
+LATE = {"ci8": "i1", "cu8": "u1", "ci16_le": "<i2"}
+
+
+@pytest.fixture(params=LATE)
+def long_frame(request):
+    """Integer samples whose complex64 is longer than what is made at once; no whole number of blocks."""
+    kind = np.dtype(LATE[request.param])
+    info = np.iinfo(kind)
+    n_values = npy.WHOLE_MAX_BYTES // 4 + 2 * 12_345
+    codes = np.random.default_rng(1).integers(info.min, info.max, n_values, dtype=kind, endpoint=True)
+    return Measurement("t", 1, codes.tobytes(), datatype=request.param)
+
+
+def test_long_integer_samples_come_in_blocks_and_are_the_same_bytes_each_time(long_frame):
+    made = npy.encode(long_frame)
+    assert isinstance(made.payload, npy.Converted)
+    whole = npy.to_complex64(long_frame.samples, long_frame.datatype)
+    for _ in range(2):
+        assert b"".join(map(bytes, made.payload)) == whole.tobytes()
+    assert made.samples().tobytes() == whole.tobytes()
+    assert made.crc32c == google_crc32c.value(made.header + whole.tobytes())
+    assert made.size_bytes == len(made.header) + whole.nbytes
+    assert npy.encode(long_frame, whole) == npy.NpyObject(made.header, ANY, made.crc32c)
+
+
+def test_who_goes_through_long_integer_samples_holds_one_block(long_frame):
+    made = npy.encode(long_frame)
+    tracemalloc.start()
+    try:
+        assert sum(map(len, made.payload)) == len(made.payload)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The block, and the indices that NumPy makes of 8-bit codes in between.
+    assert peak < 2**20
+
+
+def test_short_integer_samples_are_converted_once():
+    assert isinstance(npy.encode(Measurement("t", 1, bytes(2000), datatype="cu8")).payload, memoryview)
+    longest = npy.WHOLE_MAX_BYTES // 4
+    assert not npy.is_converted_late(Measurement("t", 1, bytes(longest), datatype="cu8"))
+    assert npy.is_converted_late(Measurement("t", 1, bytes(longest + 2), datatype="cu8"))
+
+
+def test_complex_samples_are_never_converted():
+    raw = bytes(2 * npy.WHOLE_MAX_BYTES)
+    made = npy.encode(Measurement("t", 1, raw))
+    assert made.payload.obj is raw

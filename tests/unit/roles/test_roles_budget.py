@@ -7,6 +7,7 @@ import pytest
 
 from ingestd.config import load
 from ingestd.errors import ConfigError
+from ingestd.formats import npy
 from ingestd.roles import budget, memory
 from ingestd.roles.budget import advice, available_bytes, refuse_what_cannot_work, shares, size_text
 
@@ -30,15 +31,16 @@ def test_every_sender_may_leave_so_many_frames_in_the_receiver_and_rlimit_as_end
     assert "RLIMIT_AS ends it" in many.reckoning
 
 
-def test_every_upload_may_hold_a_frame_and_the_fourfold_of_it():
-    found = share("uploaders", uploader__count=3, uploader__threads=2, ingest__max_frame_bytes="1 MiB")
-    assert found.size_bytes == 3 * budget._IDLE_BYTES + 6 * 5 * MIB
+def test_every_upload_may_hold_a_frame_and_one_of_each_process_sevenfold_beside_it():
+    found = share("uploaders", uploader__count=3, uploader__threads=2, ingest__max_frame_bytes="10 MiB")
+    assert found.size_bytes == 3 * (budget._IDLE_BYTES + 7 * 10 * MIB) + 6 * (10 + 4) * MIB
+    assert memory.CONVERTED_BYTES == npy.WHOLE_MAX_BYTES
 
 
 def test_what_an_uploader_needs_is_below_its_limit():
     for frame_bytes in (4096, 64 * MIB, GIB):
         for n_threads in (1, 64):
-            assert memory.uploader_beyond_bytes(frame_bytes, n_threads) > n_threads * 5 * frame_bytes
+            assert memory.uploader_beyond_bytes(frame_bytes, n_threads) > (n_threads + 7) * frame_bytes
 
 
 def test_the_worst_case_is_warned_of_where_the_machine_has_less_and_not_refused():
