@@ -2,6 +2,7 @@
 
 import pytest
 
+from ingestd.errors import IngestdError
 from ingestd.testing.secured.__main__ import measure
 from ingestd.testing.secured.attacks import Attack, Seen, attacks
 from ingestd.testing.secured.trial import attacked_daemon, try_attack
@@ -28,11 +29,11 @@ def test_an_attack_that_succeeds_or_that_nobody_notices_is_no_harmless_one(tmp_p
 
     unseen = Attack("unseen", "", lambda _daemon, _seconds: Seen(), lambda *_: False)
     deadly = Attack("deadly", "", kill, lambda *_: True)
-    with pytest.raises(TimeoutError, match="the books"), attacked_daemon(str(tmp_path)) as daemon:
+    with pytest.raises(IngestdError, match="the supervisor died"), attacked_daemon(str(tmp_path)) as daemon:
         assert "cannot be seen" in try_attack(unseen, daemon, 0.0, 0).why
         harmed = try_attack(deadly, daemon, 0.0, 1)
+        assert harmed.why == "IngestdError: the supervisor died"
         assert not harmed.harmless
-        assert harmed.why
 
 
 @pytest.mark.slow

@@ -199,9 +199,17 @@ def _pipelined_queries(daemon: DaemonProcess, _seconds: float) -> Seen:
     """Every place taken by somebody who sends questions of full length and reads nothing."""
     question = part(b"", more=True) + part(b"x" * 2**16)
     with ExitStack() as stack:
-        peers = [stack.enter_context(ready_peer(daemon.query_endpoint, b"DEALER")) for _ in range(_N_PEERS)]
-        _send_until_full(peers, question, 64)
+        _send_until_full(_clients(daemon, stack), question, 64)
     return Seen()
+
+
+def _clients(daemon: DaemonProcess, stack: ExitStack) -> list[socket.socket]:
+    """As many clients as want to be there, or as there is place for: those of an attack before may be leaving yet."""
+    peers: list[socket.socket] = []
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        while len(peers) < _N_PEERS:
+            peers.append(stack.enter_context(ready_peer(daemon.query_endpoint, b"DEALER")))
+    return peers
 
 
 def _send_until_full(peers: list[socket.socket], message: bytes, count: int) -> None:
@@ -276,11 +284,9 @@ def _unread_replies(command: str, args: dict[str, Any]) -> Attack:
 
     def act(daemon: DaemonProcess, _seconds: float) -> Seen:
         with ExitStack() as stack:
-            peers = []
-            for _ in range(_N_PEERS):
-                peer = stack.enter_context(ready_peer(daemon.query_endpoint, b"DEALER"))
+            peers = _clients(daemon, stack)
+            for peer in peers:
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                peers.append(peer)
             _send_until_full(peers, question, 500)
             # What is under way is answered, or refused, within this.
             threading.Event().wait(1.0)
