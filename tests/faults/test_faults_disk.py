@@ -299,6 +299,9 @@ def test_a_disk_that_becomes_read_only_under_an_upload_costs_nothing(tmp_path, d
     del daemon._settings["storage"]
     sent = frames(0, 6)
     with daemon:
+        wait_until(
+            lambda: daemon.health()["store"]["checksum"], what="the probe, before which nothing is claimed"
+        )
         own_minio.pause()
         daemon.push(*sent)
         wait_until(lambda: daemon.stats()["accepted"] == len(sent), what="the frames to be accepted")
