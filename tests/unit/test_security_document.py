@@ -13,6 +13,8 @@ from ingestd.roles.inbox import RCVHWM
 from ingestd.storage.sdk_pool import MAX_REPLY_BYTES
 from ingestd.testing.fuzzing import record
 from ingestd.testing.fuzzing.targets import TARGETS
+from ingestd.testing.secured.attacks import attacks
+from ingestd.testing.secured.report import Secured, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "security.md").read_text()
@@ -60,6 +62,16 @@ def test_the_example_of_a_list_is_one(tmp_path):
 
 def test_every_target_of_the_fuzzer_is_named():
     assert [name for name in TARGETS if f"`{name}` (" not in TEXT] == []
+
+
+def test_the_tables_of_costs_and_attacks_are_those_of_their_results_and_harm_is_told():
+    found = Secured.read(ROOT / "docs" / "results" / "secured.json")
+    assert markdown(found) in TEXT
+    assert all(f"- {line}" in TEXT for line in found.errors())
+    tried = {(one.group, one.name) for one in found.trials}
+    assert {(one.group, one.name) for one in attacks()} <= tried
+    # The next good frame: within 100 ms, or 500 where a role is replaced.
+    assert all(one.recovery_ms < 500 for one in found.trials)
 
 
 def test_the_runs_of_the_fuzzer_are_those_on_record_and_every_target_has_one():

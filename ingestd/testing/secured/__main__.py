@@ -21,6 +21,7 @@ from ingestd.testing.bench.report import written
 from ingestd.testing.bench.results import Results, Sample
 from ingestd.testing.bench.targets import MinioTarget
 from ingestd.testing.certificates import make_authority
+from ingestd.testing.daemon_process import DaemonProcess
 from ingestd.testing.keys import Keys
 from ingestd.testing.minio_server import MinioServer, find_minio
 from ingestd.testing.secured.attacks import Attack, attacks
@@ -131,6 +132,8 @@ def _trials(rounds: int, directory: str, say: _Say, *, short: bool) -> list[Tria
                         seconds = _SHORT_FLOOD_S if short else _FLOOD_S
                         found.append(try_attack(attack, daemon, seconds, len(found)))
                         _tell(found[-1], say)
+                        if not found[-1].harmless:
+                            say(f"its log: {_kept_log(daemon)}")
             except (IngestdError, TimeoutError) as error:
                 found[begun:] = [_harmed(attack, error) for attack in together]
                 _tell(found[-1], say)
@@ -144,6 +147,14 @@ def _first_of_each(wanted: Iterable[Attack], count: int) -> Iterator[Attack]:
         n_seen[attack.group] += 1
         if n_seen[attack.group] <= count:
             yield attack
+
+
+def _kept_log(daemon: DaemonProcess) -> str:
+    """Copy the log of a daemon that was harmed to where it outlives this run."""
+    fd, path = tempfile.mkstemp(prefix="ingestd-secured-", suffix=".log")
+    os.close(fd)
+    shutil.copyfile(daemon.log_path, path)
+    return path
 
 
 def _harmed(attack: Attack, error: Exception) -> Trial:

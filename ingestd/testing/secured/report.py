@@ -86,8 +86,10 @@ class Secured:
 
 
 def markdown(found: Secured) -> str:
-    """Both tables, and what stands between them."""
-    return "\n".join([*_costs(found), "", *_sentences(found), "", *_trials(found.trials)])
+    """Both tables, what stands between them, and what was not as it should be."""
+    harm = [f"- {line}" for line in found.errors()]
+    told = ["", "**Not as it should be:**", "", *harm] if harm else []
+    return "\n".join([*_costs(found), "", *_sentences(found), "", *_trials(found.trials), *told])
 
 
 def _costs(found: Secured) -> list[str]:

@@ -50,6 +50,7 @@ def test_a_trial_that_did_harm_is_counted_as_tried_and_told():
     found = Secured(Results(), trials)
     assert "| floods | 3 | 2 | 105 MB | 300 MB | 10 ms | 15 ms |" in markdown(found)
     assert found.errors() == ["floods, c: the supervisor died"]
+    assert markdown(found).endswith("**Not as it should be:**\n\n- floods, c: the supervisor died")
 
 
 def test_lost_objects_and_runs_that_failed_are_errors():
