@@ -42,6 +42,29 @@ class PairResult(StrEnum):
     SUPERSEDED = "superseded"
 
 
+class _Described:
+    """Metadata that is made when it is first asked for.
+
+    Apart from the pair: a body that refers to its pair would be a cycle, and keep a frame until it is collected.
+    """
+
+    def __init__(self, describe: Callable[[], dict[str, Any]]) -> None:
+        self._describe = describe
+        self._made: tuple[dict[str, Any], Body] | None = None
+
+    def make(self) -> None:
+        if self._made is None:
+            document = self._describe()
+            encoded = metadata.encode(document)
+            self._made = document, Body((encoded,), crc32c(encoded), "application/json")
+
+    @property
+    def made(self) -> tuple[dict[str, Any], Body]:
+        self.make()
+        assert self._made is not None
+        return self._made
+
+
 class Pair:
     """The two objects of a measurement.
 
@@ -59,31 +82,19 @@ class Pair:
     """
 
     def __init__(self, identity: Identity, npy: NpyObject, describe: Callable[[], dict[str, Any]]) -> None:
+        self._described = _Described(describe)
         self.identity = identity
-        self.npy = Body(npy.parts(), npy.crc32c, meanwhile=self._prepare)
-        self._describe = describe
-        self._document: dict[str, Any] | None = None
-        self._metadata: Body | None = None
-
-    def _prepare(self) -> None:
-        if self._metadata is None:
-            self._document = self._describe()
-            encoded = metadata.encode(self._document)
-            self._metadata = Body((encoded,), crc32c(encoded), "application/json")
+        self.npy = Body(npy.parts(), npy.crc32c, meanwhile=self._described.make)
 
     @property
     def document(self) -> dict[str, Any]:
         """The metadata as a dictionary."""
-        self._prepare()
-        assert self._document is not None
-        return self._document
+        return self._described.made[0]
 
     @property
     def metadata(self) -> Body:
         """The metadata object."""
-        self._prepare()
-        assert self._metadata is not None
-        return self._metadata
+        return self._described.made[1]
 
     @property
     def content(self) -> tuple[int | None, float | None, float | None]:

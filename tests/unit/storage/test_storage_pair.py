@@ -1,7 +1,10 @@
 """The rules of a pair: .npy first, metadata last, never a metadata object without the .npy it describes."""
 
 import contextlib
+import gc
+import sys
 import threading
+import weakref
 
 import pytest
 
@@ -33,6 +36,24 @@ def test_the_metadata_is_made_once_when_it_is_first_asked_for():
     assert (pair.metadata, pair.content_crc) == (pair_of().metadata, pair_of().content_crc)
     assert pair.document == encode_pair(noise("t", n_samples=16), figures="none")[1]
     assert told == [True, False]
+
+
+def test_a_pair_is_gone_with_its_last_user():
+    """Not when garbage is collected next: a dozen frames would be held until then."""
+    gc.disable()
+    try:
+        measurement = noise("t", n_samples=16)
+        samples = measurement.samples
+        references = sys.getrefcount(samples)
+        pair = prepare_pair(measurement)
+        store_pair(MemoryStore(), pair, "keep_both")
+        assert sys.getrefcount(samples) > references
+        gone = weakref.ref(pair)
+        del pair
+        assert gone() is None
+        assert sys.getrefcount(samples) == references
+    finally:
+        gc.enable()
 
 
 def test_a_store_that_has_no_use_for_the_time_stores_the_same():
