@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ingestd.catalog.records import AcceptedBatch, AcceptedEntry, FailedEntry, StoredEntry
+from ingestd.catalog.records import FOUND, AcceptedBatch, AcceptedEntry, FailedEntry, StoredEntry
 from ingestd.catalog.store import Catalog
 from ingestd.errors import FrameError, StoreCorrupt
 from ingestd.formats import frame as wire
@@ -258,7 +258,7 @@ def _stored(
 
 def _bucket_name(info: ObjectInfo, key: str) -> str:
     """Row name of a pair whose entry is not known; by its time it sorts among entries, older before newer."""
-    return f"{max(0, info.last_modified_ns):020d}-bucket:{key}"
+    return f"{max(0, info.last_modified_ns):020d}{FOUND}{key}"
 
 
 def _named_identity(document: dict[str, Any]) -> tuple[Any, ...]:

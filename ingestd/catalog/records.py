@@ -9,6 +9,7 @@ from typing import Any
 from ingestd.formats.measurement import ObjectKeys
 
 __all__ = [
+    "FOUND",
     "AcceptedBatch",
     "AcceptedEntry",
     "FailedEntry",
@@ -17,6 +18,9 @@ __all__ = [
     "Rejection",
     "StoredEntry",
 ]
+
+#: In the name of a row that was made of a pair in the bucket, whose entry nobody knew.
+FOUND = "-bucket:"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import Any
 from ingestd.catalog.connection import CatalogConnection
 from ingestd.catalog.database import decoded, trusting_rows
 from ingestd.catalog.records import (
+    FOUND,
     AcceptedBatch,
     AcceptedEntry,
     FailedEntry,
@@ -95,7 +96,8 @@ class CatalogWriter(CatalogConnection):
         """Record pairs that are in the store and verified.
 
         Two equal frames may be uploaded at the same moment, and neither uploader can know of the other: the second
-        one to be recorded is the duplicate. Only one content can have an identity's own name: whatever was stored
+        one to be recorded is the duplicate. A row that an audit made of the pair, because it was in the bucket before its
+        entry was in the catalog, gives way to the entry. Only one content can have an identity's own name: whatever was stored
         under it before is superseded, even where its record comes late.
 
         Returns
@@ -110,7 +112,7 @@ class CatalogWriter(CatalogConnection):
                 if _has_ended(connection, entry.name):
                     duplicates.append(entry.name)
                     continue
-                others = _others(connection, entry)
+                others = _without_found(connection, entry, _others(connection, entry))
                 if any(row["content_crc"] == entry.content_crc for row in others):
                     _end(connection, entry.name, "duplicates")
                     duplicates.append(entry.name)
@@ -416,6 +418,22 @@ def _others(connection: Transaction, entry: StoredEntry) -> list[sqlite3.Row]:
         "SELECT * FROM entries WHERE task_id = ? AND websdr_id = ? AND chunk = ? AND state = 'stored' AND name != ?",
         (*_place(Identity(document["task_id"], document["websdr_id"], document.get("chunk"))), entry.name),
     ).fetchall()
+
+
+def _without_found(
+    connection: Transaction, entry: StoredEntry, others: Sequence[sqlite3.Row]
+) -> list[sqlite3.Row]:
+    """Rows but for those that were made of this very pair as it lay in the bucket: they were this entry all the time."""
+    kept: list[sqlite3.Row] = []
+    for row in others:
+        if FOUND in row["name"] and FOUND not in entry.name and row["content_crc"] == entry.content_crc:
+            connection.execute("DELETE FROM entries WHERE name = ?", (row["name"],))
+            connection.count("accepted", -1)
+            connection.count(_STATE_TOTAL[row["state"]], -1)
+            _weigh(connection, row, _weight(row), None)
+        else:
+            kept.append(row)
+    return kept
 
 
 def _takes_name(connection: Transaction, entry: StoredEntry, others: Sequence[sqlite3.Row]) -> bool:

@@ -2,11 +2,12 @@
 
 import pytest
 
-from ingestd.catalog import AcceptedBatch, AcceptedEntry, Catalog, create
+from ingestd.catalog import AcceptedBatch, AcceptedEntry, Catalog, StoredEntry, create
 from ingestd.catalog.rebuild import RebuildReport, mark_lost, reconcile, refill
 from ingestd.formats import frame as wire
 from ingestd.formats import metadata
 from ingestd.formats.checksum import crc32c
+from ingestd.formats.measurement import object_keys
 from ingestd.spool import Claims, EntryName, SpoolLayout, requeue
 from ingestd.spool.contents import contains, spool_files
 from ingestd.storage.encoding import encode_pair
@@ -183,3 +184,46 @@ def test_an_entry_that_is_stored_already_is_not_on_its_way(catalog, layout):
     assert refill(catalog, store, RebuildReport()).stored == 1
     assert catalog.totals()["stored"] == 1
     assert catalog.measurement("t", 1)["entry"] == name
+
+
+def record_of(name, one):
+    pair, document = encode_pair(one, figures="none")
+    return StoredEntry(
+        name, document, object_keys(pair.identity), None, pair.content_crc, "etag", NOW_NS, NOW_NS, 10,
+        {"stored_bytes": 5},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("accepted", ["before the record", "after the record", "never"])
+def test_a_pair_that_an_audit_found_before_its_entry_was_recorded_is_that_entry(catalog, layout, accepted):
+    store, one = MemoryStore(), noise("t", 0)
+    name = str(EntryName(NOW_NS, 1, 7))
+    put(store, one)
+    refill(catalog, store, RebuildReport())
+    if accepted == "before the record":
+        accept(catalog, name, one)
+    assert catalog.record_stored([record_of(name, one)]) == []
+    if accepted == "after the record":
+        accept(catalog, name, one)
+    totals = catalog.totals()
+    assert [totals[key] for key in ("accepted", "stored", "duplicates", "pending", "stored_bytes")] == [
+        1,
+        1,
+        0,
+        0,
+        5,
+    ]
+    session = catalog.session("t", NOW_NS, 60)
+    assert (session["successful"], session["pending"]) == (1, 0)
+    assert catalog.state_of(name) == "stored"
+    assert catalog.record_stored([record_of(name, one)]) == []
+    refill(catalog, store, RebuildReport())
+    assert catalog.totals()["stored"] == 1
+
+
+def test_an_entry_of_the_same_content_as_another_entry_is_still_a_duplicate(catalog):
+    one = noise("t", 0)
+    first, second = (str(EntryName(NOW_NS + i, i, 7)) for i in (1, 2))
+    catalog.record_stored([record_of(first, one)])
+    assert catalog.record_stored([record_of(second, one)]) == [second]
+    assert (catalog.totals()["stored"], catalog.totals()["duplicates"]) == (1, 1)
