@@ -151,22 +151,23 @@ class Results:
         return {"samples": [asdict(one) for one in self.samples], "summary": summary, "figures": figures}
 
 
-#: 1 MB frames, 7 nodes, two cores, defaults. Gates are set from runs on machines that nobody tuned.
+#: 1 MB frames, 7 nodes, two cores, defaults. Gates are at three quarters of what was measured, or at the demand where that is
+#: looser. Milliseconds of latency beside a store on the same disk are no ratio, and are not gated.
 FIGURES: tuple[Figure, ...] = (
-    Figure("frames/s, MinIO: ours / naive", "minio", "frames_per_s", "ours", ">=", 1.3, 1.7, None, "naive"),
-    Figure("frames/s, MinIO: ours / the store's ceiling", "minio", "frames_per_s", "ours", ">=", 0.78, 0.92, None, "ceiling"),
-    Figure("CPU a frame, MinIO: naive / ours", "minio", "cpu_ms", "naive", ">=", 2.5, 4.5, None, "ours"),
-    Figure("CPU a frame, null store: ours / floor", "null", "cpu_ms", "ours", "<=", 6.5, 4.0, None, "floor"),
-    Figure("frames/s, null store: ours / naive", "null", "frames_per_s", "ours", ">=", 3.0, 4.5, None, "naive"),
-    Figure("frames/s, null store: disk / process", "durability", "frames_per_s", "disk", ">=", 0.8, 0.9, None, "process"),
-    Figure("CPU a frame, null store: disk / process", "durability", "cpu_ms", "disk", "<=", 1.3, 1.1, None, "process"),
-    Figure("minor page faults a frame, MinIO", "minio", "minor_faults", "ours", "<=", 80, 30, None, unit=""),
+    Figure("frames/s, MinIO: ours / naive", "minio", "frames_per_s", "ours", ">=", 1.3, 1.7, 0.93, "naive"),
+    Figure("frames/s, MinIO: ours / the store's ceiling", "minio", "frames_per_s", "ours", ">=", 0.78, 0.92, 0.6, "ceiling"),
+    Figure("CPU a frame, MinIO: naive / ours", "minio", "cpu_ms", "naive", ">=", 2.5, 4.5, 1.1, "ours"),
+    Figure("CPU a frame, null store: ours / floor", "null", "cpu_ms", "ours", "<=", 6.5, 4.0, 10.3, "floor"),
+    Figure("frames/s, null store: ours / naive", "null", "frames_per_s", "ours", ">=", 3.0, 4.5, 1.1, "naive"),
+    Figure("frames/s, null store: disk / process", "durability", "frames_per_s", "disk", ">=", 0.8, 0.9, 0.65, "process"),
+    Figure("CPU a frame, null store: disk / process", "durability", "cpu_ms", "disk", "<=", 1.3, 1.1, 1.4, "process"),
+    Figure("minor page faults a frame, MinIO", "minio", "minor_faults", "ours", "<=", 80, 30, 80, unit=""),
     Figure("p50 at 100 frames/s above the store's own", "latency", "p50_ms", "ours 100/s", "<=", 3, 2, None, "ceiling 100/s", "difference", "ms"),
     Figure("p99 at 100 frames/s above the store's own", "latency", "p99_ms", "ours 100/s", "<=", 10, 5, None, "ceiling 100/s", "difference", "ms"),
     Figure("burst of 7 all stored, MinIO, p50", "burst", "p50_ms", "ours", "<=", 80, 40, None, unit="ms"),
-    Figure("store down: ingest / the disk's limit", "down", "mb_per_s", "ours", ">=", 0.4, 0.8, None, "disk limit"),
-    Figure("quality figures of every frame, CPU", "quality", "cpu_ms", "computed", "<=", 0.8, 0.4, None, "given", "difference", "ms"),
-    Figure("resident, whole tree, MinIO", "minio", "resident_mb", "ours", "<=", 400, 250, None, unit="MB"),
+    Figure("store down: ingest / the disk's limit", "down", "mb_per_s", "ours", ">=", 0.4, 0.8, 0.4, "disk limit"),
+    Figure("quality figures of every frame, CPU", "quality", "cpu_ms", "computed", "<=", 0.8, 0.4, 2.0, "given", "difference", "ms"),
+    Figure("resident, whole tree, MinIO", "minio", "resident_mb", "ours", "<=", 400, 250, 400, unit="MB"),
     Figure("catalog of 1,000,000, slowest query's p99", "catalog", "p99_ms", "slowest", "<=", 20, 5, None, unit="ms"),
-    Figure("start to the first accepted frame", "start", "start_s", "ours", "<=", 2, 1, None, unit="s"),
+    Figure("start to the first accepted frame", "start", "start_s", "ours", "<=", 2, 1, 2, unit="s"),
 )  # fmt: skip
