@@ -64,10 +64,10 @@ def test_every_target_of_the_fuzzer_is_named():
     assert [name for name in TARGETS if f"`{name}` (" not in TEXT] == []
 
 
-def test_the_tables_of_costs_and_attacks_are_those_of_their_results_and_harm_is_told():
+def test_the_tables_of_costs_and_attacks_are_those_of_their_results_and_no_attack_did_harm():
     found = Secured.read(ROOT / "docs" / "results" / "secured.json")
     assert markdown(found) in TEXT
-    assert all(f"- {line}" in TEXT for line in found.errors())
+    assert not found.errors()
     tried = {(one.group, one.name) for one in found.trials}
     assert {(one.group, one.name) for one in attacks()} <= tried
     # The next good frame: within 100 ms, or 500 where a role is replaced.
