@@ -1,14 +1,17 @@
 """Statistics, demands and gates: pure."""
 
+import argparse
 import dataclasses
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from ingestd.testing.bench import __main__ as bench
 from ingestd.testing.bench import report, results
+from ingestd.testing.bench.groups import Case
 from ingestd.testing.bench.plot import plot
 from ingestd.testing.bench.results import FIGURES, Figure, Results, Sample
 from ingestd.testing.bench.statistics import quantile, spread
@@ -104,6 +107,35 @@ def test_the_table_shows_demands_beside_what_was_measured(monkeypatch):
 def test_a_short_run_leaves_out_a_round_for_which_it_has_no_time():
     assert bench._has_time(80.0, 1)
     assert not bench._has_time(90.0, 1)
+
+
+@pytest.mark.parametrize(("short", "ours", "again"), [(True, 5, ["g"]), (True, 20, []), (False, 5, [])])
+def test_a_gate_that_fails_in_a_short_run_is_measured_again_and_the_median_of_all_decides(
+    monkeypatch, tmp_path, short, ours, again
+):
+    """Only its group, and rounds of their own number."""
+    monkeypatch.setattr(bench, "FIGURES", (RATIO,))
+    ran = []
+
+    def case(group, name):
+        def run(_directory):
+            ran.append(group)
+            return {RATIO.metric: 20.0 if name == RATIO.case else 10.0}
+
+        return Case(name, run)
+
+    groups = {
+        group: (lambda _setting, group=group: iter([case(group, RATIO.case), case(group, RATIO.against)]))
+        for group in ("g", "h")
+    }
+    monkeypatch.setattr(bench, "GROUPS", groups)
+    results = rounds((ours, 10))
+    given = argparse.Namespace(short=short, rounds=1, groups=["g", "h"])
+    setting = SimpleNamespace(minio=SimpleNamespace(clear=lambda: None))
+    bench._once_more(given, setting, str(tmp_path), Console(file=io.StringIO()), results)
+    assert sorted(set(ran)) == again
+    assert len({one.round for one in results.samples}) == (4 if again else 1)
+    assert bool(bench._failed(results)) == (ours == 5 and not again)
 
 
 def test_a_group_that_is_not_there_is_named_with_those_that_are(capsys):

@@ -18,7 +18,7 @@ from ingestd.testing.bench import contenders
 from ingestd.testing.bench.catalog import CatalogBench
 from ingestd.testing.bench.frames import FrameMaker, npy_object
 from ingestd.testing.bench.inotify import Appearances
-from ingestd.testing.bench.machine import machine, versions
+from ingestd.testing.bench.machine import about
 from ingestd.testing.bench.runs import burst, latency, plan_of, throughput
 from ingestd.testing.bench.targets import MinioTarget, NullTarget
 from ingestd.testing.process_tree import minor_faults
@@ -163,6 +163,8 @@ def test_what_ran_where_is_written_down(tmp_path, minio_binary):
     binary.write_bytes(
         b"\0path\tgithub.com/minio/minio\nmod\tgithub.com/minio/minio\tv0.0.0-2025-abc\th1:x\n"
     )
-    assert versions(str(binary))["minio server"] == "v0.0.0-2025-abc"
-    assert versions(minio_binary)["pyzmq"]
-    assert machine(str(tmp_path))["file_system"]
+    assert about(str(tmp_path), str(binary), 1, short=True)["versions"]["minio server"] == "v0.0.0-2025-abc"
+    found = about(str(tmp_path), minio_binary, 3, short=False)
+    assert found["versions"]["pyzmq"]
+    assert found["machine"]["file_system"]
+    assert (found["rounds"], found["short"]) == (3, False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ from ingestd.errors import IngestdError
 from ingestd.testing.bench.catalog import CatalogBench
 from ingestd.testing.bench.contenders import CEILING_LEVELS, ceiling, redpanda_binary
 from ingestd.testing.bench.groups import GROUPS, SHORT_GROUPS, Case, Setting
-from ingestd.testing.bench.machine import machine, versions
+from ingestd.testing.bench.machine import about
 from ingestd.testing.bench.report import figure_table, markdown, not_compared, samples_table, written
 from ingestd.testing.bench.results import FIGURES, Figure, Results, Sample
 from ingestd.testing.bench.runs import plan_of, throughput
@@ -145,14 +144,14 @@ def _say(console: Console, one: Sample) -> None:
     )
 
 
-def _close(given: argparse.Namespace, results: Results, about: dict[str, object], console: Console) -> int:
+def _close(given: argparse.Namespace, results: Results, head: dict[str, object], console: Console) -> int:
     """Tables, files and the exit code."""
     console.print(samples_table(results))
     console.print(figure_table(results))
     left_out = not_compared(compare=given.compare, has_redpanda=redpanda_binary() is not None)
     for line in [*results.errors(), *left_out]:
         console.print(f"- {line}", highlight=False, markup=False)
-    document = about | results.document() | {"not_compared": left_out, "errors": results.errors()}
+    document = head | results.document() | {"not_compared": left_out, "errors": results.errors()}
     if given.json:
         with open(given.json, "w", encoding="utf-8") as file:
             json.dump(document, file, indent=1)
@@ -181,13 +180,7 @@ def main() -> int:
         sys.stderr.write("no MinIO server: run this as scripts/bench, which builds it\n")
         return 69
     with tempfile.TemporaryDirectory(prefix="ingestd-bench-", ignore_cleanup_errors=True) as directory:
-        about = {
-            "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            "machine": machine(directory),
-            "versions": versions(binary),
-            "short": given.short,
-            "rounds": given.rounds,
-        }
+        head = about(directory, binary, given.rounds, short=given.short)
         store_directory = os.path.join(directory, "minio")
         os.makedirs(store_directory)
         with (
@@ -201,11 +194,11 @@ def main() -> int:
             )
             if _WITH_CEILING & set(given.groups) and not given.short:
                 setting.level = _best_level(setting, directory, console)
-            about["ceiling"] = {"processes": setting.level[0], "threads": setting.level[1]}
+            head["ceiling"] = {"processes": setting.level[0], "threads": setting.level[1]}
             results = Results()
             _run(given, setting, directory, console, results)
             _once_more(given, setting, directory, console, results)
-        return _close(given, results, about, console)
+        return _close(given, results, head, console)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import importlib.metadata
 import mmap
 import os
@@ -13,13 +14,34 @@ import zmq
 
 from ingestd import __version__
 
-__all__ = ["machine", "versions"]
+__all__ = ["about"]
 
 #: Where Go writes into a binary what it was built from (runtime/debug.BuildInfo).
 _GO_MODULE = re.compile(rb"mod\tgithub\.com/minio/minio\t([0-9A-Za-z.+-]{1,80})")
 
 
-def machine(directory: str) -> dict[str, Any]:
+def about(directory: str, minio_binary: str, rounds: int, *, short: bool) -> dict[str, Any]:
+    """Head of a results file: when, where, with what and how long.
+
+    Parameters
+    ----------
+    directory
+        On the file system that is measured.
+    minio_binary
+        The store.
+    rounds, short
+        As asked for.
+    """
+    return {
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "machine": _machine(directory),
+        "versions": _versions(minio_binary),
+        "short": short,
+        "rounds": rounds,
+    }
+
+
+def _machine(directory: str) -> dict[str, Any]:
     """Processor, cores, memory, kernel, the file system of a directory, and what else was running."""
     return {
         "cpu": _field("/proc/cpuinfo", "model name"),
@@ -31,7 +53,7 @@ def machine(directory: str) -> dict[str, Any]:
     }
 
 
-def versions(minio_binary: str | None) -> dict[str, str]:
+def _versions(minio_binary: str) -> dict[str, str]:
     """Of everything that is measured or measures; "" where it is not installed."""
     found = {"ingestd": __version__, "python": platform.python_version(), "libzmq": zmq.zmq_version()}
     for name in ("pyzmq", "minio", "boto3", "numpy", "msgpack"):
@@ -39,7 +61,7 @@ def versions(minio_binary: str | None) -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = ""
-    found["minio server"] = _minio_version(minio_binary) if minio_binary else ""
+    found["minio server"] = _minio_version(minio_binary)
     return found
 
 

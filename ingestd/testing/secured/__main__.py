@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime as dt
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ingestd.errors import IngestdError
 from ingestd.testing.bench.groups import Case
-from ingestd.testing.bench.machine import machine, versions
+from ingestd.testing.bench.machine import about
 from ingestd.testing.bench.report import written
 from ingestd.testing.bench.results import Results, Sample
 from ingestd.testing.bench.targets import MinioTarget
@@ -209,13 +208,7 @@ def main() -> int:
         sys.stderr.write("no MinIO server: run this as scripts/secured, which builds it\n")
         return 69
     with tempfile.TemporaryDirectory(prefix="ingestd-secured-", ignore_cleanup_errors=True) as directory:
-        about = {
-            "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            "machine": machine(directory),
-            "versions": versions(binary),
-            "short": given.short,
-            "rounds": given.rounds,
-        }
+        head = about(directory, binary, given.rounds, short=given.short)
 
         def say(text: str) -> None:
             sys.stderr.write(f"{text}\n")
@@ -223,7 +216,7 @@ def main() -> int:
         found = measure(binary, directory, given.rounds, say, short=given.short, only=given.only)
     if given.json:
         with open(given.json, "w", encoding="utf-8") as file:
-            json.dump(about | found.document() | {"errors": found.errors()}, file, indent=1)
+            json.dump(head | found.document() | {"errors": found.errors()}, file, indent=1)
             file.write("\n")
     sys.stdout.write(f"{markdown(found)}\n")
     for line in found.errors():
