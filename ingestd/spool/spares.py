@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections import defaultdict
 from collections.abc import Callable
 
 from ingestd import faults
@@ -35,8 +34,8 @@ _MAX_COUNT, _MAX_BYTES = 128, 128 * 2**20
 #: Free space beyond `spool.min_free_bytes` below which no file is kept [bytes]: on a small disk they would be in the way.
 _MIN_BEYOND_BYTES = 4 * _MAX_BYTES
 
-#: spare/ is looked at again when fewer than this are left, so many were wanted since the last look [count], and that was
-#: so long ago [s]: each look costs a sync of a few directories.
+#: spare/ is looked at again when fewer than this are left and so many were wanted since the last look, or so many were
+#: wanted in vain [count], and that was so long ago [s]: each look costs a sync of a few directories.
 _FEW_COUNT = 16
 _INTERVAL_S = 0.25
 
@@ -82,20 +81,21 @@ class SpareFiles:
         self._clock_s = clock_s
         self._looked_s = -_INTERVAL_S
         self._count = 0
-        self._wanted = _FEW_COUNT
-        self._safe: defaultdict[int, list[str]] = defaultdict(list)
+        self._wanted, self._missed = _FEW_COUNT, 0
+        self._safe: dict[int, list[str]] = {}
+        #: Lengths that were taken since the last look.
+        self._taken: set[int] = set()
 
     def look_if_due(self) -> None:
-        """Find out which files may be written over, where few are left.
+        """Find out which files may be written over, where few are left or their lengths are no longer wanted.
 
         Raises
         ------
         OSError
             The disk refuses to list or to sync; then none may be.
         """
-        if self._count >= _FEW_COUNT or self._wanted < _FEW_COUNT:
-            return
-        if self._clock_s() - self._looked_s >= _INTERVAL_S:
+        is_short = self._count < _FEW_COUNT and self._wanted >= _FEW_COUNT
+        if (is_short or self._missed >= _FEW_COUNT) and self._clock_s() - self._looked_s >= _INTERVAL_S:
             self.look()
 
     def look(self) -> None:
@@ -107,6 +107,7 @@ class SpareFiles:
             The disk refuses to list or to sync; then none may be.
         """
         self._looked_s = self._clock_s()
+        self._remove_unwanted()
         self._forget()
         found = [(entry.stat(follow_symlinks=False).st_size, entry.path) for entry in self._listing()]
         if not found:
@@ -118,8 +119,8 @@ class SpareFiles:
                 sync_directory(directory)
             faults.point("spare.synced")
         for size_bytes, path in found:
-            self._safe[size_bytes].append(path)
-        self._count, self._wanted = len(found), 0
+            self._safe.setdefault(size_bytes, []).append(path)
+        self._count, self._wanted, self._missed = len(found), 0, 0
 
     def take(self, size_bytes: int, target: str) -> int | None:
         """Move a file of exactly this length to `target` and open it for writing; None where there is none.
@@ -130,9 +131,11 @@ class SpareFiles:
             The disk refuses; `target` may be there.
         """
         self._wanted += 1
-        while self._safe[size_bytes]:
-            path = self._safe[size_bytes].pop()
+        paths = self._safe.get(size_bytes, [])
+        while paths:
+            path = paths.pop()
             self._count -= 1
+            self._taken.add(size_bytes)
             try:
                 os.rename(path, target)
             except FileNotFoundError:
@@ -143,6 +146,7 @@ class SpareFiles:
                 return fd
             os.close(fd)
             os.unlink(target)
+        self._missed += 1
         return None
 
     def drop(self) -> int:
@@ -155,8 +159,18 @@ class SpareFiles:
                 dropped += 1
         return dropped
 
+    def _remove_unwanted(self) -> None:
+        """Files of a length that nobody sent since the last look are in the way of those that are sent now."""
+        if self._missed < _FEW_COUNT:
+            return
+        for size_bytes, paths in self._safe.items():
+            for path in () if size_bytes in self._taken else paths:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+
     def _forget(self) -> None:
         self._safe.clear()
+        self._taken.clear()
         self._count = 0
 
     def _listing(self) -> list[os.DirEntry[str]]:

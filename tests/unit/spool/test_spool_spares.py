@@ -204,6 +204,39 @@ def test_a_look_costs_its_syncs_only_when_few_are_left_and_many_were_wanted(layo
     assert looks()
 
 
+def test_files_of_a_length_that_nobody_sends_any_more_give_way(layout):
+    """However many there are: they would be looked at never again, and keep others out."""
+    now_s, writer = [0.0], writer_of(layout)
+    files = SpareFiles(layout, lambda: now_s[0], sync=True)
+    released(layout, writer, *[bytes(100)] * 20)
+    files.look_if_due()
+    released(layout, writer, *[bytes(200)] * 3)
+    for number in range(16):
+        assert files.take(200, os.path.join(layout.tmp, str(number))) is None
+    files.look_if_due()
+    assert len(os.listdir(layout.spare)) == 23, "the last look was a moment ago"
+    now_s[0] = 1.0
+    files.look_if_due()
+    assert len(os.listdir(layout.spare)) == 3
+    fd = files.take(200, os.path.join(layout.tmp, "taken"))
+    assert fd is not None
+    os.close(fd)
+
+
+def test_files_of_a_length_that_is_sent_stay_when_others_are_missed(layout):
+    now_s, writer = [0.0], writer_of(layout)
+    files = SpareFiles(layout, lambda: now_s[0], sync=True)
+    released(layout, writer, *[bytes(100)] * 20)
+    files.look_if_due()
+    os.close(files.take(100, os.path.join(layout.tmp, "taken")))
+    for number in range(100):
+        assert files.take(1000 + number, os.path.join(layout.tmp, str(number))) is None
+    now_s[0] = 1.0
+    files.look_if_due()
+    assert len(os.listdir(layout.spare)) == 19
+    assert set(files._safe) == {100}, "what was asked for in vain leaves nothing behind"
+
+
 def test_room_is_bounded_in_files_and_bytes(layout, monkeypatch):
     monkeypatch.setattr(spares, "free_bytes", lambda _path: 2**40)
     assert spare_room(layout, 1000, 0) == 128
