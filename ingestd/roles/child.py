@@ -7,7 +7,6 @@ role needs comes as JSON through an inherited memfd, so that no secret is on a c
 from __future__ import annotations
 
 import ctypes
-import faulthandler
 import importlib
 import json
 import os
@@ -24,6 +23,7 @@ from ingestd.config import Settings
 from ingestd.errors import ExitCode, IngestdError
 from ingestd.roles.context import RoleContext
 from ingestd.roles.signals import Mark, ring
+from ingestd.roles.stacks import show_stacks
 from ingestd.roles.status import Phase, Slot, StatusBlock, StatusLayout
 
 __all__ = ["Parcel", "spawn"]
@@ -102,9 +102,8 @@ def main(argv: Sequence[str]) -> int:
     with os.fdopen(fd, "rb") as file:
         parcel = json.load(file)
     _die_with_parent(parcel["parent_pid"])
-    faulthandler.enable()
-    # Where a role hangs, the supervisor asks for its stacks; written by C code, whatever the interpreter is doing.
-    faulthandler.register(signal.SIGUSR1)
+    # Where a role hangs, the supervisor asks for its stacks.
+    show_stacks()
     stop_fd = parcel["stop_fd"]
     # Ctrl-C reaches the whole foreground group; only the supervisor decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

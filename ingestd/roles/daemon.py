@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import os
 import secrets
 import signal
@@ -22,6 +21,7 @@ from ingestd.roles.book import catalog_path
 from ingestd.roles.current import Current
 from ingestd.roles.pulse import standstill
 from ingestd.roles.signals import signal_queue
+from ingestd.roles.stacks import show_stacks
 from ingestd.roles.status import Phase, Slot, StatusBlock, StatusLayout
 from ingestd.roles.supervisor import RoleSpec, Supervisor
 from ingestd.roles.systemd import Service, watchdog_s
@@ -64,7 +64,7 @@ def run(settings: Settings, read_settings: Callable[[], Settings] | None = None)
         The state directory cannot be made or put in order.
     """
     logs.configure("supervisor", settings.log.level, settings.log.format)
-    _show_stacks()
+    show_stacks()
     status = StatusBlock.create(_layout(settings))
     service = Service(watchdog_s(os.environ, os.getpid()), on_hang=lambda name: _ask_for_stacks(status, name))
     service.step("taking over the spool")
@@ -85,12 +85,6 @@ def run(settings: Settings, read_settings: Callable[[], Settings] | None = None)
             storage_origin=settings.storage_origin,
         )
         return _supervise(Current(settings, read_settings, status), layout, service)
-
-
-def _show_stacks() -> None:
-    """Have the stacks of all threads written where a signal ends this process (SIGABRT of the watchdog), or SIGUSR1 asks."""
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1)
 
 
 def _ask_for_stacks(status: StatusBlock, name: str) -> None:

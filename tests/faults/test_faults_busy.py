@@ -34,6 +34,7 @@ def rate(directory, minio_binary, share_busy):
 
 @pytest.mark.minio
 @pytest.mark.slow
+@pytest.mark.quiet
 @pytest.mark.timeout(400)
 def test_goodput_under_thirty_percent_503_is_at_least_sixty_percent(tmp_path, minio_binary):
     ratios = []
