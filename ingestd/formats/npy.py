@@ -2,13 +2,14 @@
 
 Written by hand because the header must be known before the samples are touched: complex64 samples go from the spool
 file to the store as they came off the wire, uncopied. Integer samples become up to four times as long; of a long frame
-they are converted block by block, each time that somebody goes through them, and are never held whole while it is sent.
+they are converted block by block, each time that somebody goes through them, and are never held whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +23,10 @@ __all__ = [
     "WHOLE_MAX_BYTES",
     "Converted",
     "NpyObject",
+    "Samples",
     "decode",
     "encode",
     "header",
-    "is_converted_late",
     "to_complex64",
 ]
 
@@ -54,6 +55,34 @@ def header(n_samples: int) -> bytes:
     text = f"{{'descr': '<c8', 'fortran_order': False, 'shape': ({n_samples},), }}"
     padded = text.ljust(HEADER_BYTES - len(_MAGIC) - 3) + "\n"
     return _MAGIC + len(padded).to_bytes(2, "little") + padded.encode("ascii")
+
+
+class Samples(Protocol):
+    """complex64 samples of full scale 1.0 that are looked at in slices: an array, or what makes them when asked."""
+
+    def __len__(self) -> int:
+        """Count them."""
+
+    def __getitem__(self, part: slice, /) -> npt.NDArray[np.complex64]:
+        """Return consecutive samples, contiguous."""
+
+
+class _Converting:
+    """Integer samples that are converted slice by slice."""
+
+    def __init__(self, source: memoryview, datatype: str) -> None:
+        self._source = source
+        self._datatype = datatype
+        self._sample_bytes = 2 * np.dtype(_SCALES[datatype][0]).itemsize
+
+    def __len__(self) -> int:
+        return len(self._source) // self._sample_bytes
+
+    def __getitem__(self, part: slice, /) -> npt.NDArray[np.complex64]:
+        start, stop, _ = part.indices(len(self))
+        return to_complex64(
+            self._source[start * self._sample_bytes : stop * self._sample_bytes], self._datatype
+        )
 
 
 class Converted:
@@ -87,9 +116,9 @@ class Converted:
             convert(sent, into)
             yield into.data.cast("B").toreadonly()
 
-    def whole(self) -> npt.NDArray[np.complex64]:
-        """All samples at once, shape `(n_samples,)`."""
-        return to_complex64(self._source, self._datatype)
+    def samples(self) -> Samples:
+        """Return what converts those that are looked at."""
+        return _Converting(self._source, self._datatype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +138,10 @@ class NpyObject:
         """Length of the whole object [bytes]."""
         return len(self.header) + len(self.payload)
 
-    def samples(self) -> npt.NDArray[np.complex64]:
-        """View of the samples, shape `(n_samples,)`, dtype complex64, full scale 1.0; read-only."""
+    def samples(self) -> Samples:
+        """Samples, to be looked at in slices; read-only."""
         if isinstance(self.payload, Converted):
-            return self.payload.whole()
+            return self.payload.samples()
         return np.frombuffer(self.payload, dtype="<c8")
 
     def parts(self) -> tuple[bytes, memoryview | Converted]:
@@ -120,15 +149,7 @@ class NpyObject:
         return self.header, self.payload
 
 
-def is_converted_late(measurement: Measurement) -> bool:
-    """Whether the samples are converted block by block, and not held whole."""
-    payload = memoryview(measurement.samples).cast("B")
-    return measurement.datatype != "cf32_le" and (
-        len(Converted(payload, measurement.datatype)) > WHOLE_MAX_BYTES
-    )
-
-
-def encode(measurement: Measurement, samples: npt.NDArray[np.complex64] | None = None) -> NpyObject:
+def encode(measurement: Measurement) -> NpyObject:
     """Make the .npy object of a measurement.
 
     Integer samples are converted to complex64 with full scale 1.0; `cf32_le` is taken as it is, to the bit (NaN
@@ -138,26 +159,22 @@ def encode(measurement: Measurement, samples: npt.NDArray[np.complex64] | None =
     ----------
     measurement
         What is encoded.
-    samples
-        Its samples as complex64, where whoever asks has them converted anyhow; they are looked at for the checksum and
-        not kept.
     """
-    source = memoryview(measurement.samples).cast("B")
-    payload: memoryview | Converted = source
-    if is_converted_late(measurement):
-        payload = Converted(source, measurement.datatype)
-    elif measurement.datatype != "cf32_le":
-        payload = to_complex64(source, measurement.datatype).data.cast("B").toreadonly()
+    payload = _payload(memoryview(measurement.samples).cast("B"), measurement.datatype)
     head = header(len(payload) // _SAMPLE_BYTES)
     crc = crc32c(head)
-    if isinstance(payload, memoryview):
-        crc = crc32c_extend(crc, payload)
-    elif samples is not None:
-        crc = crc32c_extend(crc, samples.data.cast("B"))
-    else:
-        for block in payload:
-            crc = crc32c_extend(crc, block)
+    for block in (payload,) if isinstance(payload, memoryview) else payload:
+        crc = crc32c_extend(crc, block)
     return NpyObject(head, payload, crc)
+
+
+def _payload(source: memoryview, datatype: str) -> memoryview | Converted:
+    if datatype == "cf32_le":
+        return source
+    converted = Converted(source, datatype)
+    if len(converted) > WHOLE_MAX_BYTES:
+        return converted
+    return to_complex64(source, datatype).data.cast("B").toreadonly()
 
 
 def to_complex64(payload: bytes | memoryview, datatype: str) -> npt.NDArray[np.complex64]:

@@ -7,6 +7,7 @@ spectral ones rest on `spectrum`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestd.formats.measurement import Measurement
+from ingestd.formats.npy import Samples
 from ingestd.formats.spectrum import (
     MIN_SAMPLES,
     SINGLE_PRECISION_RANGE,
@@ -111,7 +113,7 @@ class _Signal(NamedTuple):
     # Finite samples, not silent, scaled so that squares are safe in float32; 2**exponent times them is what was given.
     # Then mean, largest and largest block mean (0 where there is no whole block) of their I^2 + Q^2, and the power of
     # their mean.
-    samples: npt.NDArray[np.complex64]
+    samples: Samples
     exponent: int
     mean: float
     peak: float
@@ -131,8 +133,23 @@ class _Spectral(NamedTuple):
     frequency_offset_hz: float | None = None
 
 
+class _Scaled:
+    """Samples times 2**-exponent, slice by slice."""
+
+    def __init__(self, samples: Samples, exponent: int) -> None:
+        self._samples = samples
+        self._exponent = exponent
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, part: slice, /) -> npt.NDArray[np.complex64]:
+        scaled = np.ldexp(self._samples[part].view(np.float32), -self._exponent)
+        return scaled.view(np.complex64)
+
+
 def measure(
-    measurement: Measurement, samples: npt.NDArray[np.complex64], receiver: Receiver | None, *, spectral: bool
+    measurement: Measurement, samples: Samples, receiver: Receiver | None, *, spectral: bool
 ) -> Figures:
     """Measure the quality of a buffer.
 
@@ -143,7 +160,8 @@ def measure(
     measurement
         Where the samples came from; its payload holds the source integers that clipping is counted on.
     samples
-        The same samples as complex64, shape `(n_samples,)`, full scale 1.0; not written to.
+        The same samples as complex64, full scale 1.0; looked at in slices and not written to, so that nothing is held that
+        grows with them.
     receiver
         Of the registered node, or None.
     spectral
@@ -154,7 +172,8 @@ def measure(
     Figures
         With `nonfinite_count` > 0 nothing else is defined. Silence has no level.
     """
-    samples = np.ascontiguousarray(samples)
+    if isinstance(samples, np.ndarray):
+        samples = np.ascontiguousarray(samples)
     # NaN sets floating-point flags on some processors and NumPy releases; it is looked for in the results instead.
     with np.errstate(all="ignore"):
         with_spectrum = spectral and len(samples) >= MIN_SAMPLES
@@ -162,14 +181,13 @@ def measure(
         if signal is None:
             largest = _largest_component(samples)
             if not math.isfinite(largest):
-                return Figures(len(samples) - int(np.count_nonzero(np.isfinite(samples))))
+                return Figures(sum(int(np.count_nonzero(~np.isfinite(part))) for part in _parts(samples)))
             if not len(samples):
                 return Figures(0)
             if largest == 0.0:
                 return Figures(0, clipped_fraction=_clipped_count(measurement, samples, 0.0) / len(samples))
             exponent = math.frexp(largest)[1]
-            scaled = np.ldexp(samples.view(np.float32), -exponent).view(np.complex64)
-            signal = _signal(scaled, exponent)
+            signal = _signal(_Scaled(samples, exponent), exponent)
             assert signal is not None
         clipped = _clipped_count(measurement, samples, signal.peak * 4.0**signal.exponent) / len(samples)
         found = _Spectral()
@@ -238,23 +256,29 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, _DIGITS) + 0.0
 
 
-def _largest_component(samples: npt.NDArray[np.complex64]) -> float:
+def _parts(samples: Samples) -> Iterator[npt.NDArray[np.complex64]]:
+    for start in range(0, len(samples), _CHUNK):
+        yield samples[start : start + _CHUNK]
+
+
+def _largest_component(samples: Samples) -> float:
     # Largest |I| or |Q|; NaN and infinity come through, so one pass also tells whether all is finite.
-    values = samples.view(np.float32)
-    if not len(values):
-        return 0.0
-    high, low = float(values.max()), float(values.min())
-    return math.nan if math.isnan(high + low) else max(high, -low)
+    largest = 0.0
+    for part in _parts(samples):
+        values = part.view(np.float32)
+        high, low = float(values.max()), float(values.min())
+        if math.isnan(high + low):
+            return math.nan
+        largest = max(largest, high, -low)
+    return largest
 
 
-def _signal(samples: npt.NDArray[np.complex64], exponent: int) -> _Signal | None:
+def _signal(samples: Samples, exponent: int) -> _Signal | None:
     """Power, in one pass over the samples; None where their squares are not finite or not safe in float32."""
-    values = samples.view(np.float32)
-    squares = np.empty(min(len(values), 2 * _CHUNK), np.float32)
+    squares = np.empty(2 * min(len(samples), _CHUNK), np.float32)
     powers = np.empty(len(squares) // 2, np.float32)
     total, peak, burst, sums = 0.0, 0.0, 0.0, 0j
-    for start in range(0, len(samples), _CHUNK):
-        part = samples[start : start + _CHUNK]
+    for part in _parts(samples):
         square = np.square(part.view(np.float32), out=squares[: 2 * len(part)])
         power = np.add(square[0::2], square[1::2], out=powers[: len(part)])
         highest = float(power.max())
@@ -277,17 +301,19 @@ def _signal(samples: npt.NDArray[np.complex64], exponent: int) -> _Signal | None
     )
 
 
-def _clipped_count(measurement: Measurement, samples: npt.NDArray[np.complex64], peak: float) -> int:
+def _clipped_count(measurement: Measurement, samples: Samples, peak: float) -> int:
     if measurement.datatype not in _RAILS:
         # No component is larger than the magnitude; the rounding of a square is far below the margin.
         if peak < (_FLOAT_RAIL - 0.001) ** 2:
             return 0
-        return _count_either(np.abs(samples.view(np.float32)) >= np.float32(_FLOAT_RAIL))
+        rail = np.float32(_FLOAT_RAIL)
+        return sum(_count_either(np.abs(part.view(np.float32)) >= rail) for part in _parts(samples))
     kind, low, high = _RAILS[measurement.datatype]
     codes = np.frombuffer(measurement.samples, dtype=kind)
     if codes.min() > low and codes.max() < high:
         return 0
-    return _count_either((codes <= low) | (codes >= high))
+    parts = (codes[start : start + 2 * _CHUNK] for start in range(0, len(codes), 2 * _CHUNK))
+    return sum(_count_either((part <= low) | (part >= high)) for part in parts)
 
 
 def _count_either(on_rail: npt.NDArray[np.bool_]) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingestd.formats.medians import SegmentMedians, median
+from ingestd.formats.npy import Samples
 
 __all__ = [
     "MIN_SAMPLES",
@@ -153,13 +154,13 @@ def _segment_length(n_samples: int) -> int:
     return length
 
 
-def estimate(samples: npt.NDArray[np.complex64], precision: type[np.floating] = np.float32) -> Spectrum:
+def estimate(samples: Samples, precision: type[np.floating] = np.float32) -> Spectrum:
     """Estimate the spectrum from up to 63 segments spread evenly over the buffer.
 
     Parameters
     ----------
     samples
-        Shape `(n_samples,)`, contiguous, at least `MIN_SAMPLES`, finite, within about 2**20 of full scale (squares of
+        At least `MIN_SAMPLES`, finite, within about 2**20 of full scale (squares of
         sums are taken in `precision`).
     precision
         What everything is computed in: np.float32 holds a floor down to `SINGLE_PRECISION_RANGE`, np.float64 any.
@@ -204,13 +205,13 @@ def _ascending(power: npt.NDArray[np.floating], unit: float) -> npt.NDArray[np.f
     return shifted
 
 
-def quantisation_step(samples: npt.NDArray[np.complex64], datatype: str) -> float:
+def quantisation_step(samples: Samples, datatype: str) -> float:
     """Step of the converter that the samples came from, full scale 1.0; 0.0 where it cannot be told.
 
     Parameters
     ----------
     samples
-        Shape `(n_samples,)`, contiguous, finite; only the first 4096 are looked at, and only for `cf32_le`.
+        Finite; only the first 4096 are looked at, and only for `cf32_le`.
     datatype
         Out of `measurement.DATATYPES`.
     """

@@ -13,7 +13,7 @@ from ingestd.formats.protocol import MAX_REQUEST_BYTES
 from ingestd.roles.inbox import RCVHWM
 from ingestd.roles.memory import (
     CONVERTED_BYTES,
-    MEASURED_PARTS,
+    MEASURED_BYTES,
     RESPONDER_BEYOND_BYTES,
     receiver_beyond_bytes,
 )
@@ -70,10 +70,9 @@ def shares(settings: Settings) -> list[Share]:
         ),
         Share(
             "uploaders",
-            n_uploaders * (_IDLE_BYTES + MEASURED_PARTS * frame_bytes)
-            + n_uploads * (frame_bytes + CONVERTED_BYTES),
-            f"{n_uploaders} x {settings.uploader.threads} uploads of a frame as sent, and in each of the {n_uploaders} one "
-            f"frame of 8-bit samples that is measured: {MEASURED_PARTS} times as much",
+            n_uploaders * _IDLE_BYTES + n_uploads * (frame_bytes + CONVERTED_BYTES + MEASURED_BYTES),
+            f"{n_uploaders} x {settings.uploader.threads} uploads of a frame as sent, with "
+            f"{size_text(CONVERTED_BYTES)} of converted samples and {size_text(MEASURED_BYTES)} of a spectrum",
         ),
         Share(
             "responder",

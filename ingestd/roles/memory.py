@@ -7,7 +7,7 @@ import resource
 
 __all__ = [
     "CONVERTED_BYTES",
-    "MEASURED_PARTS",
+    "MEASURED_BYTES",
     "RESPONDER_BEYOND_BYTES",
     "bound_address_space",
     "give_freed_memory_back",
@@ -27,9 +27,9 @@ RESPONDER_BEYOND_BYTES = 2**30
 #: What one thread of an uploader holds beside the frame as it was sent [bytes]: integer samples that are converted at once.
 CONVERTED_BYTES = 4 * 2**20
 
-#: What measuring a long frame of 8-bit samples takes beside it, in frames [count]: the fourfold as complex64, and three
-#: masks where some of them are on a rail. One thread of a process does it at a time.
-MEASURED_PARTS = 7
+#: What measuring a frame takes beside it, however long it is [bytes]: mostly the segments of its spectrum, in double
+#: precision where the floor is far down.
+MEASURED_BYTES = 10 * 2**20
 
 #: Of an uploader beyond its uploads [bytes]: glibc reserves 64 MiB for each thread that allocates, and keeps as much.
 _UPLOADER_BEYOND_BYTES = 2**30
@@ -90,8 +90,8 @@ def receiver_beyond_bytes(max_frame_bytes: int) -> int:
 
 def uploader_beyond_bytes(max_frame_bytes: int, n_threads: int) -> int:
     """Address space that an uploader may take beyond its start [bytes]; honest work stays below."""
-    of_thread_bytes = _ARENA_BYTES + 2 * (max_frame_bytes + CONVERTED_BYTES)
-    return _UPLOADER_BEYOND_BYTES + n_threads * of_thread_bytes + 2 * MEASURED_PARTS * max_frame_bytes
+    of_thread_bytes = _ARENA_BYTES + 2 * (max_frame_bytes + CONVERTED_BYTES + MEASURED_BYTES)
+    return _UPLOADER_BEYOND_BYTES + n_threads * of_thread_bytes
 
 
 def bound_address_space(beyond_bytes: int) -> None:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable
 from typing import Any, Literal
 
 from ingestd.formats import metadata, npy, quality
 from ingestd.formats.measurement import Measurement
 from ingestd.formats.npy import NpyObject
-from ingestd.formats.quality import Figures, Receiver
+from ingestd.formats.quality import Receiver
 from ingestd.storage.pair import Pair
 
 __all__ = ["encode_pair", "prepare_pair"]
-
-#: Long integer frames are measured one at a time in a process: each of them is then in memory up to eight times over.
-_ONE_WHOLE = threading.Lock()
 
 
 def prepare_pair(
@@ -43,13 +39,12 @@ def prepare_pair(
     tell
         Told when the figures begin (True) and end (False).
     """
-    is_late = npy.is_converted_late(measurement) and figures == "missing"
-    encoded, early = _measured_late(measurement, receiver) if is_late else (npy.encode(measurement), None)
+    encoded = npy.encode(measurement)
 
     def describe() -> dict[str, Any]:
         tell(True)
-        computed = early
-        if figures == "missing" and computed is None:
+        computed = None
+        if figures == "missing":
             wants = _wants_spectrum(measurement)
             computed = quality.measure(measurement, encoded.samples(), receiver, spectral=wants)
         document = metadata.document(measurement, encoded, computed, _sha256(encoded) if sha256 else None)
@@ -81,18 +76,6 @@ def _wants_spectrum(measurement: Measurement) -> bool:
     """Whether the node left out what only a spectrum tells."""
     sent = measurement.metrics
     return sent.get("snr_db") is None or sent.get("frequency_offset_hz") is None
-
-
-def _measured_late(measurement: Measurement, receiver: Receiver | None) -> tuple[NpyObject, Figures]:
-    """The .npy object and the figures of long integer samples; figures are defined over all of them at once.
-
-    Checksum and figures come of one conversion; then it is dropped, and made again block by block for the store.
-    """
-    with _ONE_WHOLE:
-        samples = npy.to_complex64(measurement.samples, measurement.datatype)
-        wants = _wants_spectrum(measurement)
-        computed = quality.measure(measurement, samples, receiver, spectral=wants)
-        return npy.encode(measurement, samples), computed
 
 
 def _sha256(encoded: NpyObject) -> str:

@@ -104,7 +104,7 @@ class Capture:
         stamp_ns, rate_hz = measurement.timestamp_ns, measurement.sample_rate_hz
         if stamp_ns is None or rate_hz is None or measurement.frequency_hz is None:
             raise UsageError(f"{name}: a time difference needs timestamp_ns, sample_rate_hz and frequency_hz")
-        return cls(name, npy.encode(measurement).samples(), stamp_ns, rate_hz, measurement.frequency_hz)
+        return cls(name, npy.encode(measurement).samples()[:], stamp_ns, rate_hz, measurement.frequency_hz)
 
     @classmethod
     def from_objects(cls, samples: npt.NDArray[np.complex64], document: Mapping[str, Any]) -> Self:

@@ -31,16 +31,17 @@ def test_every_sender_may_leave_so_many_frames_in_the_receiver_and_rlimit_as_end
     assert "RLIMIT_AS ends it" in many.reckoning
 
 
-def test_every_upload_may_hold_a_frame_and_one_of_each_process_sevenfold_beside_it():
+def test_every_upload_may_hold_a_frame_and_what_converting_and_measuring_take_beside_it():
     found = share("uploaders", uploader__count=3, uploader__threads=2, ingest__max_frame_bytes="10 MiB")
-    assert found.size_bytes == 3 * (budget._IDLE_BYTES + 7 * 10 * MIB) + 6 * (10 + 4) * MIB
+    assert found.size_bytes == 3 * budget._IDLE_BYTES + 6 * (10 + 4 + 10) * MIB
     assert memory.CONVERTED_BYTES == npy.WHOLE_MAX_BYTES
 
 
 def test_what_an_uploader_needs_is_below_its_limit():
     for frame_bytes in (4096, 64 * MIB, GIB):
         for n_threads in (1, 64):
-            assert memory.uploader_beyond_bytes(frame_bytes, n_threads) > (n_threads + 7) * frame_bytes
+            beyond_bytes = memory.uploader_beyond_bytes(frame_bytes, n_threads)
+            assert beyond_bytes > n_threads * (frame_bytes + memory.CONVERTED_BYTES + memory.MEASURED_BYTES)
 
 
 def test_the_worst_case_is_warned_of_where_the_machine_has_less_and_not_refused():

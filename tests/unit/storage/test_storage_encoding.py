@@ -1,9 +1,8 @@
-"""Both objects of a measurement: long integer samples are measured whole, one at a time, and then made block by block."""
+"""Both objects of a measurement: long integer samples are measured and sent block by block, and never held whole."""
 
 import hashlib
-import threading
-import time
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,63 +33,58 @@ def test_a_long_frame_gets_the_figures_checksum_and_digest_of_its_whole_samples(
     assert isinstance(pair.npy.parts[1], npy.Converted)
     assert b"".join(map(bytes, pair.npy.blocks())) == whole
     figures = quality.measure(frame(LONG), samples, None, spectral=True)
-    assert document["metrics"]["snr_db"] == figures.snr_db
     assert document["clipped_fraction"] == figures.clipped_fraction > 0
+    assert quality.measure(frame(LONG), pair.npy.parts[1].samples(), None, spectral=True) == figures
+    assert document["metrics"]["snr_db"] == figures.snr_db
     assert document["crc32c"] == crc32c_base64(crc32c(whole))
     assert document["sha256"] == hashlib.sha256(whole).hexdigest()
 
 
-def test_what_is_ready_to_be_stored_holds_no_converted_samples():
-    given = frame(4 * LONG)
+def traced(work):
+    """What is held after `work`, and the peak meanwhile [bytes]; NumPy tells where its memory comes from."""
     tracemalloc.start()
     try:
-        pair, _ = encode_pair(given)
+        kept = work()
         held, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < 2**20
-    # The bound that the reckoning of memory promises: see `memory.MEASURED_PARTS`, and a little for the spectrum.
-    assert peak < memory.MEASURED_PARTS * len(given.samples) + 16 * 2**20
-    assert pair.npy.size_bytes > 4 * len(given.samples)
+    assert kept is not None
+    return held, peak
 
 
-@pytest.mark.parametrize(("n_samples", "at_once"), [(LONG, 1), (1000, 2)])
-def test_long_frames_are_measured_one_at_a_time_and_short_ones_beside_each_other(
-    monkeypatch, n_samples, at_once
-):
-    now, most, lock = 0, 0, threading.Lock()
-    both = threading.Barrier(2)
-
-    def measure(*args, measure=quality.measure, **given):
-        nonlocal now, most
-        with lock:
-            now += 1
-            most = max(most, now)
-        if at_once == 2:
-            both.wait(10)
-        else:
-            time.sleep(0.05)
-        try:
-            return measure(*args, **given)
-        finally:
-            with lock:
-                now -= 1
-
-    monkeypatch.setattr(quality, "measure", measure)
-    threads = [threading.Thread(target=encode_pair, args=(frame(n_samples, seed=seed),)) for seed in (1, 2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert most == at_once
+def codes_on_the_rails(n_samples):
+    return np.random.default_rng(1).integers(0, 256, 2 * n_samples, dtype="u1").tobytes()
 
 
-def test_without_figures_a_long_frame_is_never_whole():
+CONTENTS = {
+    "on both rails": (codes_on_the_rails, "cu8"),
+    "16 bits": (
+        lambda n: np.random.default_rng(1).integers(-999, 999, 2 * n, dtype="<i2").tobytes(),
+        "ci16_le",
+    ),
+    "silence": (lambda n: bytes(2 * n), "ci8"),
+    "floats on a rail": (lambda n: np.tile(np.float32([0.1, 1.0]), n).tobytes(), "cf32_le"),
+    "floats far below": (lambda n: np.tile(np.float32([1e-30, 2e-30]), n).tobytes(), "cf32_le"),
+    "floats of 90 dB": (
+        lambda n: (np.random.default_rng(1).standard_normal(2 * n) * 1e-5 + 0.7).astype("<f4").tobytes(),
+        "cf32_le",
+    ),
+    "not a number": (lambda n: np.full(2 * n, np.nan, "<f4").tobytes(), "cf32_le"),
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_no_frame_is_held_a_second_time_while_it_is_measured_and_encoded(content):
+    make, datatype = CONTENTS[content]
+    for n_samples in (LONG, 8 * LONG):
+        given = replace(frame(0), samples=make(n_samples), datatype=datatype)
+        held, peak = traced(lambda given=given: encode_pair(given, sha256=True))
+        assert held < 2**20
+        # The bound that the reckoning of memory promises, whatever the length.
+        assert peak < memory.MEASURED_BYTES
+
+
+def test_without_figures_a_long_frame_takes_one_block():
     given = frame(4 * LONG)
-    tracemalloc.start()
-    try:
-        encode_pair(given, figures="none", sha256=True)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    _, peak = traced(lambda: encode_pair(given, figures="none", sha256=True))
     assert peak < 2**20
