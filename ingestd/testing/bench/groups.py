@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ingestd.testing.bench import contenders, disk, runs
+from ingestd.testing.bench import contenders, disk, runs, spool_forms
 from ingestd.testing.bench.catalog import CatalogBench
 from ingestd.testing.bench.contenders import Contender
+from ingestd.testing.bench.frames import FramePlan
 from ingestd.testing.bench.runs import Values, plan_of
 from ingestd.testing.bench.targets import Target
 
@@ -178,6 +179,20 @@ def _catalog(setting: Setting) -> Iterator[Case]:
     yield Case("slowest", lambda _directory: setting.catalog.ask())
 
 
+def _spool(setting: Setting) -> Iterator[Case]:
+    """How much the form of the spool costs, in groups of one and of seven; without a gate."""
+    n_frames = setting.frames(420)
+    for group in (1, 7):
+        for name, form in (("files", spool_forms.files), ("segment", spool_forms.segment)):
+            yield Case(f"{name}, groups of {group}", _form_run(form, n_frames, group))
+
+
+def _form_run(
+    form: Callable[[str, FramePlan, int, int], Values], n_frames: int, group: int
+) -> Callable[[str], Values]:
+    return lambda directory: form(directory, plan_of(), n_frames, group)
+
+
 #: By name, in the order in which they run.
 GROUPS: dict[str, Callable[[Setting], Iterator[Case]]] = {
     "minio": _minio,
@@ -190,6 +205,7 @@ GROUPS: dict[str, Callable[[Setting], Iterator[Case]]] = {
     "start": _start,
     "axes": _axes,
     "catalog": _catalog,
+    "spool": _spool,
 }
 
 #: Those that have gates, but for the large catalog: what `--short` has the time for.
