@@ -35,9 +35,14 @@ _MAX_COUNT, _MAX_BYTES = 128, 128 * 2**20
 _MIN_BEYOND_BYTES = 4 * _MAX_BYTES
 
 #: spare/ is looked at again when fewer than this are left and so many were wanted since the last look, or so many were
-#: wanted in vain [count], and that was so long ago [s]: each look costs a sync of a few directories.
+#: wanted in vain [count], and that was so long ago [s].
 _FEW_COUNT = 16
 _INTERVAL_S = 0.25
+
+#: Each look costs a sync of a few directories; for so many files [count] it is worth it after this already [s], and a
+#: store that takes 600 frames/s releases them in that time. Otherwise they are counted again after so long [s].
+_WORTH_COUNT, _SHORT_S = 40, 0.08
+_COUNT_AGAIN_S = 0.02
 
 
 def spare_room(layout: SpoolLayout, size_bytes: int, min_free_bytes: int) -> int:
@@ -80,6 +85,8 @@ class SpareFiles:
         self._sync = sync
         self._clock_s = clock_s
         self._looked_s = -_INTERVAL_S
+        #: When files that are there may be counted [s].
+        self._count_at_s = 0.0
         self._count = 0
         self._wanted, self._missed = _FEW_COUNT, 0
         self._safe: dict[int, list[str]] = {}
@@ -95,8 +102,17 @@ class SpareFiles:
             The disk refuses to list or to sync; then none may be.
         """
         is_short = self._count < _FEW_COUNT and self._wanted >= _FEW_COUNT
-        if (is_short or self._missed >= _FEW_COUNT) and self._clock_s() - self._looked_s >= _INTERVAL_S:
+        if (is_short or self._missed >= _FEW_COUNT) and self._is_due(self._clock_s()):
             self.look()
+
+    def _is_due(self, now_s: float) -> bool:
+        since_s = now_s - self._looked_s
+        if since_s >= _INTERVAL_S:
+            return True
+        if since_s < _SHORT_S or now_s < self._count_at_s:
+            return False
+        self._count_at_s = now_s + _COUNT_AGAIN_S
+        return len(os.listdir(self._layout.spare)) - self._count >= _WORTH_COUNT
 
     def look(self) -> None:
         """Find out which files may be written over.

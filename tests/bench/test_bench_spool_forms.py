@@ -11,7 +11,7 @@ from ingestd.testing.bench.runs import plan_of
 @pytest.mark.parametrize("group", [1, 7])
 def test_a_form_is_measured_over_more_frames_than_it_has_places(tmp_path, form, group):
     values = form(str(tmp_path), plan_of(n_samples=1000), 140, group)
-    assert 0 < values["cpu_ms"]
+    assert values["cpu_ms"] > 0
     assert 0 < values["elapsed_ms"] < 1000
 
 

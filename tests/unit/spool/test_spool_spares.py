@@ -204,6 +204,34 @@ def test_a_look_costs_its_syncs_only_when_few_are_left_and_many_were_wanted(layo
     assert looks()
 
 
+@pytest.mark.parametrize(
+    ("n_files", "at_s", "is_soon"), [(40, 0.09, True), (39, 0.09, False), (60, 0.07, False)]
+)
+def test_many_files_are_worth_an_early_look(layout, monkeypatch, n_files, at_s, is_soon):
+    now_s, synced, listed = [0.0], [], []
+    monkeypatch.setattr(spares, "sync_directory", synced.append)
+    files = SpareFiles(layout, lambda: now_s[0], sync=True)
+    writer = writer_of(layout)
+    released(layout, writer, bytes(100))
+    files.look_if_due()
+    os.close(files.take(100, os.path.join(layout.tmp, "first")))
+    for number in range(16):
+        assert files.take(100, os.path.join(layout.tmp, str(number))) is None
+    synced.clear()
+    released(layout, writer, *[bytes(100)] * n_files)
+    monkeypatch.setattr(
+        spares.os, "listdir", lambda path, listdir=os.listdir: listed.append(path) or listdir(path)
+    )
+    now_s[0] = at_s
+    for _ in range(3):
+        files.look_if_due()
+    assert bool(synced) is is_soon
+    assert len(listed) <= 1, "counted again at once"
+    now_s[0] = 0.26
+    files.look_if_due()
+    assert synced
+
+
 def test_files_of_a_length_that_nobody_sends_any_more_give_way(layout):
     """However many there are: they would be looked at never again, and keep others out."""
     now_s, writer = [0.0], writer_of(layout)
