@@ -26,7 +26,7 @@ from ingestd.roles.book import Book, Refused
 from ingestd.roles.context import RoleContext
 from ingestd.roles.inbox import Inbox, Received, open_inbox
 from ingestd.roles.keyring import nodes_keyring
-from ingestd.roles.memory import bound_address_space, receiver_beyond_bytes
+from ingestd.roles.memory import bound_address_space, keep_freed_memory, receiver_beyond_bytes
 from ingestd.roles.status import Histogram, NodeSlot, Phase, Slot, Text
 from ingestd.roles.surveyor import Surveyor
 from ingestd.spool import RejectedSamples, SpoolLayout, SpoolWriter, StagedEntry, Step
@@ -351,6 +351,8 @@ def _discard_unfinished(layout: SpoolLayout) -> None:
 
 def run(context: RoleContext) -> int:
     """Run the receiver until it is told to stop."""
+    # libzmq takes and frees a block for each frame.
+    keep_freed_memory()
     settings = context.settings
     bound_address_space(receiver_beyond_bytes(settings.ingest.max_frame_bytes))
     layout = SpoolLayout(settings.state_directory)

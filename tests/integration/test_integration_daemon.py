@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ingestd.errors import Unavailable
 from ingestd.formats import frame as wire
 from ingestd.formats.measurement import Identity, object_keys
 from ingestd.node import Node
+from ingestd.testing import process_tree
 from ingestd.testing.daemon_process import DaemonProcess, pusher
 from ingestd.testing.frames import RATE_HZ, T0_NS, noise
 from ingestd.testing.waiting import wait_until
@@ -304,3 +306,21 @@ def test_a_full_spool_holds_the_nodes_back_and_resumes_by_itself(tmp_path):
         assert done.is_set()
         daemon.wait_settled(40.0)
         daemon.wait_stored(40)
+
+
+def test_frames_find_the_memory_of_those_before_them(daemon):
+    """Page faults of receiver and uploader after a few frames of a megabyte: a new block would be 256 of them."""
+    frames = [noise("faults", number, n_samples=125_000) for number in range(20)]
+    n_frames, found = 0, {}
+    with pusher(daemon.ingest_endpoint) as socket:
+        for turn in range(12):
+            for number, frame in enumerate(frames):
+                socket.send(wire.encode(replace(frame, task_id=f"faults-{turn}-{number}")))
+            n_frames += len(frames)
+            daemon.wait_stored(n_frames)
+            if turn == 3:
+                n_before = n_frames
+                found = {name: process_tree.minor_faults(pid) for name, pid in daemon.role_pids().items()}
+    for name in ("receiver", "uploader-0"):
+        faults = process_tree.minor_faults(daemon.role_pids()[name]) - found[name]
+        assert faults / (n_frames - n_before) < 20, name
