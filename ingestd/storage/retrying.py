@@ -16,8 +16,8 @@ __all__ = ["RetryBudget"]
 TRIES = 3
 
 #: Full jitter before the first retry is below this [s], before the next below twice as much. The thread waits, and with
-#: it a quarter of what goes to the store: at 0.05 one refusal in three left 0.46 of the frames/s, at 0.02 it leaves 0.68.
-_CEILING_S = 0.02
+#: it a quarter of what goes to the store; that a busy store is not asked more often for it is the budget's part.
+_CEILING_S = 0.005
 
 #: Most tokens, what a refusal costs, what a success brings; retries are sent while more than half of the most are left.
 _MAX_TOKENS = 10.0
