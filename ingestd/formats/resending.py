@@ -143,6 +143,10 @@ class Unconfirmed(Generic[_F]):
         self._boot = answer.boot
         if answer.accepting:
             self._choose(verdict, newest, now_s, forgotten=forgotten)
+        else:
+            # What waits in the sockets is not late: it is read before anything that would be sent now.
+            for pending in self._pending.values():
+                pending.sent_s = now_s
         return verdict
 
     def _drop_accepted(self, answer: _Answer) -> None:

@@ -35,6 +35,13 @@ def test_nothing_is_sent_again_while_the_daemon_does_not_accept():
     assert owed(0).settle(reply(accepting=False), 1000.0).resend == []
 
 
+def test_what_waited_for_a_daemon_that_did_not_accept_is_not_late_when_it_does():
+    unconfirmed = owed(0)
+    unconfirmed.settle(reply(accepting=False), 1000.0)
+    assert unconfirmed.settle(reply(), 1000.1).resend == []
+    assert unconfirmed.settle(reply(), 1000.0 + RESEND_AFTER_S).resend == [0]
+
+
 def test_another_boot_means_that_what_it_does_not_confirm_is_sent_again():
     unconfirmed = owed(0, 1)
     unconfirmed.settle(reply(boot="one"), 0.1)
