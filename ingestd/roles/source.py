@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
 import socket
 import threading
@@ -49,8 +51,10 @@ class WorkSource:
             doorbell.setblocking(False)
         self._offset = offset
         self._lock = threading.Lock()
-        # One thread listens, the others wait for their turn: a ring wakes one of them, not all.
-        self._listener = threading.Lock()
+        self._n_waiting = 0
+        # Rung by a thread that leaves names behind, for one that waits.
+        self._more = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._ears = threading.local()
         self._arrivals: deque[str] = deque(maxlen=_ARRIVALS_MAX_COUNT)
         self._backlog: deque[str] = deque()
         self._listed_s = -LISTING_INTERVAL_S
@@ -65,27 +69,24 @@ class WorkSource:
     def take(self, timeout_s: float) -> Claim | None:
         """Claim the next entry; None where there is none within `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
+        has_waited = False
         while True:
-            claim = self._look()
-            if claim is not None:
+            with self._lock:
+                self._n_waiting -= has_waited
+                now_s = time.monotonic()
+                claim = self._next(now_s)
+                has_waited = claim is None and now_s < deadline_s
+                self._n_waiting += has_waited
+                leaves_some = claim is not None and self._n_waiting and (self._arrivals or self._backlog)
+            if leaves_some:
+                os.eventfd_write(self._more, 1)
+            if not has_waited:
                 return claim
-            rest_s = deadline_s - time.monotonic()
-            if rest_s <= 0:
-                return None
-            if not self._listener.acquire(timeout=rest_s):
-                return None
-            try:
-                # Whoever listened before may have left names behind.
-                claim = self._look()
-                if claim is not None:
-                    return claim
-                self._listen(max(0.0, min(deadline_s - time.monotonic(), IDLE_LISTING_S)))
-            finally:
-                self._listener.release()
+            self._listen(min(deadline_s - now_s, IDLE_LISTING_S))
 
-    def _look(self) -> Claim | None:
-        with self._lock:
-            return self._next(time.monotonic())
+    def close(self) -> None:
+        """Close what threads call each other with; nobody takes from here any more."""
+        os.close(self._more)
 
     @property
     def is_alone(self) -> bool:
@@ -116,11 +117,27 @@ class WorkSource:
         if self._doorbell is None:
             time.sleep(min(timeout_s, 0.05))
             return
-        poll = select.poll()
-        poll.register(self._doorbell, select.POLLIN)
-        poll.poll(max(1, int(timeout_s * 1000)))
+        for fd, _ in self._ear(self._doorbell).poll(timeout_s):
+            if fd == self._more:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+
+    def _ear(self, doorbell: socket.socket) -> select.epoll:
+        """Return what this thread listens with.
+
+        The kernel gives a ring to one of those who wait, and to the one that began to listen first, if it waits: with
+        little to do one thread does it all, and what it works with stays in the caches.
+        """
+        ear: select.epoll | None = getattr(self._ears, "epoll", None)
+        if ear is None:
+            ear = self._ears.epoll = select.epoll()
+            for fd in (doorbell.fileno(), self._more):
+                ear.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        return ear
 
     def _next(self, now_s: float) -> Claim | None:
+        # Also where nothing is to be taken now: what is left in the doorbell would keep waking whoever listens.
+        self._drain_doorbell()
         if self._alone:
             return None
         if self._abandoned:
@@ -132,7 +149,6 @@ class WorkSource:
         if self._suspects_wait:
             # Nothing new is begun until what is under way is done: only then can a suspect be taken alone.
             return None
-        self._drain_doorbell()
         if not self._backlog and self._may_list(now_s):
             self._list(now_s)
         while self._arrivals or self._backlog:

@@ -455,8 +455,10 @@ class Uploader:
 def _source(context: RoleContext, layout: SpoolLayout) -> Iterator[WorkSource]:
     names = [name for name in context.status.layout.roles if name.startswith("uploader")]
     bell = socket.socket(fileno=os.dup(context.doorbell_fds[0])) if context.doorbell_fds else None
+    claims = Claims(layout, context.name)
     try:
-        yield WorkSource(Claims(layout, context.name), bell, names.index(context.name) / len(names))
+        with contextlib.closing(WorkSource(claims, bell, names.index(context.name) / len(names))) as source:
+            yield source
     finally:
         if bell is not None:
             bell.close()

@@ -3,13 +3,16 @@
 import errno
 import os
 import socket
+import threading
 import time
+from collections import Counter
 
 import pytest
 
 from ingestd.errors import SpoolBroken
 from ingestd.roles.source import WorkSource
 from ingestd.spool import Claims, SpoolLayout, SpoolWriter
+from ingestd.testing.waiting import wait_until
 
 
 @pytest.fixture
@@ -161,6 +164,77 @@ def test_a_new_arrival_does_not_wait_for_what_an_outage_left(layout, bells):
     taken = [first.name, *(source.take(1.0).name for _ in range(4))]
     assert new in taken[1:3]
     assert old[0] in taken
+
+
+class TestThreads:
+    """Several threads on one source: each ring wakes one, and no name waits for somebody who sleeps."""
+
+    @pytest.fixture
+    def source(self, layout, bells):
+        source = WorkSource(Claims(layout, "uploader-0"), bells[1], 0.0)
+        assert source.take(0.0) is None
+        return source
+
+    def test_a_burst_that_one_thread_read_reaches_the_others_at_once(self, layout, bells, source):
+        # Nobody releases what he has: each of the four must come for himself, with one ring for all.
+        taken_s = []
+
+        def take():
+            assert source.take(5.0) is not None
+            taken_s.append(time.monotonic())
+
+        threads = [threading.Thread(target=take) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: source._n_waiting == 4)
+        names = Frames(layout).accept(4)
+        # In the hands of the source before the ring, as if a thread had drained the doorbell.
+        source._arrivals.extend(names[1:])
+        began_s = time.monotonic()
+        bells[0].send(names[0].encode())
+        for thread in threads:
+            thread.join(10)
+        assert len(taken_s) == 4
+        assert max(taken_s) - began_s < 0.3, "not by the listing, and not at the end of somebody's sleep"
+
+    def test_one_thread_does_what_one_thread_can_do(self, layout, bells, source):
+        took = Counter()
+        stop = threading.Event()
+
+        def work():
+            while not stop.is_set():
+                claim = source.take(0.1)
+                if claim is not None:
+                    claim.release(retain=False)
+                    source.done(claim)
+                    took[threading.get_ident()] += 1
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        frames = Frames(layout)
+        for _ in range(50):
+            (name,) = frames.accept(1)
+            bells[0].send(name.encode())
+            wait_until(lambda: name not in os.listdir(layout.new))  # noqa: B023 - asked within the turn
+            time.sleep(0.01)
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+        assert sum(took.values()) == 50
+        assert max(took.values()) >= 30, f"it goes round: {took}"
+
+    def test_who_waits_for_the_end_of_a_suspect_sleeps_though_it_rings(self, layout, bells, source):
+        frames = Frames(layout)
+        (suspect,) = frames.accept(1)
+        Claims(layout, "uploader-9").take(suspect)
+        layout.return_claims("uploader-9", counts=True)
+        wait_until(lambda: source.take(0.1) is not None)
+        for name in frames.accept(20):
+            bells[0].send(name.encode())
+        used_s = time.thread_time()
+        assert source.take(0.5) is None
+        assert time.thread_time() - used_s < 0.1
 
 
 class TestAbandoned:
