@@ -166,7 +166,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("p99 at 100 frames/s above the store's own", "latency", "p99_ms", "ours 100/s", "<=", 10, 5, None, "ceiling 100/s", "difference", "ms"),
     Figure("burst of 7 all stored, MinIO, p50", "burst", "p50_ms", "ours", "<=", 80, 40, None, unit="ms"),
     Figure("store down: ingest / the disk's limit", "down", "mb_per_s", "ours", ">=", 0.4, 0.8, 0.4, "disk limit"),
-    Figure("quality figures of every frame, CPU", "quality", "cpu_ms", "computed", "<=", 0.8, 0.4, 2.0, "given", "difference", "ms"),
+    Figure("quality figures of every frame, CPU at 200 frames/s", "quality", "cpu_ms", "computed, 200/s", "<=", 0.8, 0.4, 1.25, "given, 200/s", "difference", "ms"),
     Figure("resident, whole tree, MinIO", "minio", "resident_mb", "ours", "<=", 400, 250, 400, unit="MB"),
     Figure("catalog of 1,000,000, slowest query's p99", "catalog", "p99_ms", "slowest", "<=", 20, 5, None, unit="ms"),
     Figure("start to the first accepted frame", "start", "start_s", "ours", "<=", 2, 1, 2, unit="s"),

@@ -85,9 +85,16 @@ def _stored_ns(watch: Watch, plan: FramePlan, frames: Sequence[int], directory: 
 
 
 def throughput(
-    contender: Contender, target: Target, plan: FramePlan, directory: str, *, n_warm: int, n_frames: int
+    contender: Contender,
+    target: Target,
+    plan: FramePlan,
+    directory: str,
+    *,
+    n_warm: int,
+    n_frames: int,
+    rate: float | None = None,
 ) -> Values:
-    """As fast as it goes: frames/s, and what a frame costs between two moments of the same run.
+    """Frames/s, and what a frame costs between two moments of the same run.
 
     Parameters
     ----------
@@ -99,15 +106,18 @@ def throughput(
         Frames before the first moment: starts, imports and first buffers are not counted [count].
     n_frames
         Frames between the two moments [count].
+    rate
+        Frames pushed a second [Hz]; None = as fast as it goes.
     """
+    gap_s = 0.0 if rate is None else 1.0 / rate
     n_all = n_warm + n_frames
     with _set_up(contender, target, plan, n_all, directory) as (running, pushing, watch):
-        pushing.begin(0, n_warm)
+        pushing.begin(0, n_warm, gap_s=gap_s)
         pushing.end()
         _stored_ns(watch, plan, range(n_warm), directory)
         time.sleep(_AFTER_S)
         cpu_s, faults = process_tree.cpu_s(running.pid), process_tree.minor_faults(running.pid)
-        pushing.begin(n_warm, n_frames)
+        pushing.begin(n_warm, n_frames, gap_s=gap_s)
         pushed_ns = pushing.end()
         # Everything that grows has grown, and frames are still under way.
         resident = process_tree.resident_bytes(running.pid)

@@ -255,6 +255,21 @@ class TestToneInWhiteNoise:
             np.mean(np.abs(samples) ** 2), rel=0.1
         )
 
+    # Evenly spaced segments (125,000 samples, seven segments without a rest, 63 that overlap) go another way.
+    @pytest.mark.parametrize("n", [125_000, 7 * 4096, 4096 * 63 + 62 * 5, 131_072, 448, 28_700])
+    def test_a_whole_array_and_slices_of_it_have_the_same_spectrum_to_the_bit(self, n):
+        class Slices:
+            def __len__(self):
+                return n
+
+            def __getitem__(self, part):
+                return samples[part].copy()
+
+        samples = noise(n).astype("c8")
+        whole, sliced = estimate(samples), estimate(Slices())
+        assert (whole.mean == sliced.mean).all()
+        assert (whole.floor == sliced.floor).all()
+
 
 class TestPrecision:
     """Spectra are computed in single precision as long as that moves nothing."""
