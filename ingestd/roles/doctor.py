@@ -41,6 +41,9 @@ _FLUSH_BYTES, _FLUSH_TIMES = 2**20, 5
 #: Descriptors of a role beside those of its connections [count]: libraries, store connections, files in flight.
 _OTHER_DESCRIPTORS = 256
 
+#: Fewer than these are worth a word [frames/s]: fifty nodes with a buffer each second are the largest network meant.
+_FEW_FRAMES_PER_S = 50.0
+
 #: adjtimex(2): the clock is not synchronised.
 _STA_UNSYNC = 0x40
 
@@ -406,7 +409,7 @@ def _store(settings: Settings) -> Iterator[_Found]:
         try:
             # The bucket is the daemon's to make: a misspelt name must not leave one behind.
             profile = store.probe(make_bucket=False)
-            took_s = _round_trip(store)
+            took_s, put_s = _round_trip(store)
         except StoreError as error:
             yield Level.PROBLEM, f"{store.endpoint}: {error}", _store_advice(error)
             return
@@ -414,6 +417,7 @@ def _store(settings: Settings) -> Iterator[_Found]:
             f"{store.endpoint}: put, get and delete in {took_s * 1000:.0f} ms; "
             f"checksum {profile.checksum}, conflict check {profile.conflict_check}"
         )
+        yield from _distance(settings, put_s)
         if profile.checksum == "none":
             yield (
                 Level.WARNING,
@@ -425,11 +429,23 @@ def _store(settings: Settings) -> Iterator[_Found]:
             yield Level.WARNING, "the store has no conditional PUT (If-None-Match)", what
 
 
-def _round_trip(store: ObjectStore) -> float:
-    """Put an object of our own, read it, delete it [s]."""
+def _distance(settings: Settings, put_s: float) -> Iterator[_Found]:
+    """Whether the uploads that may be under way hide the time that the store takes to answer."""
+    n_uploads = settings.uploader.count * settings.uploader.threads
+    # Two objects a frame, one after the other; a longer body only takes longer.
+    frames_per_s = n_uploads / (2 * max(put_s, 1e-6))
+    if frames_per_s < _FEW_FRAMES_PER_S:
+        what = "raise uploader.threads if the nodes send more (`ingestd check-config` says what memory it may take)"
+        text = f"a put takes {put_s * 1000:.0f} ms: {n_uploads} uploads at a time are at most {frames_per_s:.1f} frames/s"
+        yield Level.WARNING, text, what
+
+
+def _round_trip(store: ObjectStore) -> tuple[float, float]:
+    """Put an object of our own, read it, delete it: all of it, and the put alone [s]."""
     began_s = time.monotonic()
     key, data = f".ingestd/doctor-{secrets.token_hex(8)}", os.urandom(4096)
     store.put(key, Body((data,), crc32c(data)))
+    put_s = time.monotonic() - began_s
     try:
         if store.get(key, len(data)) != data:
             raise StoreError(f"{key}: what comes back is not what was put")
@@ -437,7 +453,7 @@ def _round_trip(store: ObjectStore) -> float:
         store.delete(key)
     if store.head(key) is not None:
         raise StoreError(f"{key}: it is still there after its deletion")
-    return time.monotonic() - began_s
+    return time.monotonic() - began_s, put_s
 
 
 def _store_advice(error: StoreError) -> str:

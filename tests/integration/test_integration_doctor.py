@@ -36,7 +36,8 @@ def test_a_running_daemon_and_its_store_are_well_and_a_wrong_secret_is_a_problem
             code, findings = doctor(daemon.config_path)
         assert code == 0, findings
         assert all("answers" in finding["text"] for finding in of(findings, "sockets"))
-        (store,) = of(findings, "store")
+        # A second finding there may be on a slow disk: that a put takes long.
+        store, *_ = of(findings, "store")
         assert "checksum crc32c, conflict check if-none-match" in store["text"]
     daemon = DaemonProcess(tmp_path / "wrong", {"minio": {**minio, "secret_key": "not-the-secret"}})
     daemon.start(wait=False)

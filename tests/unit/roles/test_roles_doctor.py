@@ -225,6 +225,22 @@ def test_a_store_that_supports_less_is_named(of_store):
     assert Level.WARNING in levels(of_store(WeakStore()))
 
 
+def test_a_store_that_is_too_far_away_for_the_uploads_at_a_time_is_named(of_store, monkeypatch):
+    # Four threads, two objects a frame: from 40 ms a put on it is fewer than 50 frames/s.
+    store = MemoryStore()
+    put = store.put
+
+    def slow_put(key, body):
+        time.sleep(0.05)
+        return put(key, body)
+
+    monkeypatch.setattr(store, "put", slow_put)
+    well, far = of_store(store)
+    assert (well.level, far.level) == (Level.OK, Level.WARNING)
+    assert "4 uploads at a time are at most" in far.text
+    assert "uploader.threads" in far.advice
+
+
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
