@@ -23,6 +23,9 @@ LISTING_INTERVAL_S = 1.0
 #: Rung names that wait in memory; what does not fit is found by a listing.
 _ARRIVALS_MAX_COUNT = 10_000
 
+#: Rung names up to which they are taken in order [count]: what a network sends in a third of a second.
+_IN_ORDER_COUNT = 32
+
 #: Longest name in a doorbell datagram [bytes].
 _BELL_MAX_BYTES = 256
 
@@ -61,7 +64,7 @@ class WorkSource:
         self._looked_for_suspects_s = -LISTING_INTERVAL_S
         self._suspects_wait = False
         self._deferred: dict[str, float] = {}
-        self._backlog_turn = False
+        self._oldest_turn = False
         self._held: set[str] = set()
         self._alone = False
         self._abandoned = False
@@ -158,12 +161,16 @@ class WorkSource:
         return None
 
     def _claim_one(self, now_s: float) -> Claim | None:
-        self._backlog_turn = not self._backlog_turn
-        if self._backlog and (self._backlog_turn or not self._arrivals):
+        self._oldest_turn = not self._oldest_turn
+        # What was rung during an outage is a backlog by now: whoever comes new does not wait for all of it, and the oldest is
+        # not forgotten. A short queue is that of a moment, and goes in order: nobody is overtaken again and again.
+        has_backlog = bool(self._backlog) or len(self._arrivals) > _IN_ORDER_COUNT
+        if self._backlog and (self._oldest_turn or not self._arrivals):
             name = self._backlog.popleft()
-        else:
-            # The newest first: what was rung during an outage is a backlog by now, and listed as one, oldest first.
+        elif has_backlog and not self._oldest_turn:
             name = self._arrivals.pop()
+        else:
+            name = self._arrivals.popleft()
         if self._deferred.get(name, 0.0) > now_s:
             return None
         return self._claims.take(name)

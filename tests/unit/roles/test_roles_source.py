@@ -150,6 +150,22 @@ def test_suspects_are_not_starved_by_a_busy_uploader(layout, bells):
     pytest.fail("the suspect was never taken")
 
 
+def test_what_came_together_is_taken_in_order(layout, bells):
+    # The newest first, and under load the oldest is overtaken for as long as it lasts.
+    sender, receiver = bells
+    source = WorkSource(Claims(layout, "uploader-0"), receiver, 0.0)
+    assert source.take(0.0) is None
+    frames = Frames(layout)
+    names = frames.accept(8)
+    for name in names[:6]:
+        sender.send(name.encode())
+    taken = [source.take(1.0).name for _ in range(2)]
+    for name in names[6:]:
+        sender.send(name.encode())
+    taken += [source.take(1.0).name for _ in range(6)]
+    assert taken == names
+
+
 def test_a_new_arrival_does_not_wait_for_what_an_outage_left(layout, bells):
     """All of them were rung; whoever comes now is among the next two, and the oldest is not forgotten either."""
     sender, receiver = bells
