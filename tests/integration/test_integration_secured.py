@@ -36,11 +36,21 @@ def test_an_attack_that_succeeds_or_that_nobody_notices_is_no_harmless_one(tmp_p
         assert not harmed.harmless
 
 
+def costs(minio_binary, directory, n_rounds):
+    directory.mkdir()
+    found = measure(minio_binary, str(directory), n_rounds, print, short=True, only="costs")
+    assert found.errors() == []
+    return found.costs.spreads()
+
+
+def encrypted_share(cases, name):
+    """Frames/s with encryption over those without."""
+    return cases[name]["with"]["frames_per_s"].median / cases[name]["without"]["frames_per_s"].median
+
+
 @pytest.mark.slow
 def test_with_keys_tls_and_floods_everything_is_accepted_and_stored(minio_binary, tmp_path):
-    found = measure(minio_binary, str(tmp_path), 1, print, short=True, only="costs")
-    assert found.errors() == []
-    cases = found.costs.spreads()
+    cases = costs(minio_binary, tmp_path / "one", 1)
     assert {name: set(group) for name, group in cases.items()} == {
         "curve": {"without", "with"},
         "tls": {"without", "with"},
@@ -49,9 +59,11 @@ def test_with_keys_tls_and_floods_everything_is_accepted_and_stored(minio_binary
     for group in cases.values():
         for figures in group.values():
             assert all(figures[name].low > 0 for name in ("frames_per_s", "cpu_ms"))
-    # Encryption costs something and does not stop anything; a flood is beyond what is answered.
-    assert (
-        0.05 < cases["curve"]["with"]["frames_per_s"].low / cases["curve"]["without"]["frames_per_s"].low < 2
-    )
-    assert 0.05 < cases["tls"]["with"]["frames_per_s"].low / cases["tls"]["without"]["frames_per_s"].low < 2
+    # A flood is beyond what is answered.
     assert cases["questions"]["flood"]["replies_per_s"].low > 0
+    # Encryption costs something and does not stop anything. A run takes half a second: where the machine stood still in
+    # one of them, three rounds decide, as for the gates of the benchmark.
+    if not all(0.05 < encrypted_share(cases, name) < 2 for name in ("curve", "tls")):
+        cases = costs(minio_binary, tmp_path / "three", 3)
+    assert 0.05 < encrypted_share(cases, "curve") < 2
+    assert 0.05 < encrypted_share(cases, "tls") < 2
