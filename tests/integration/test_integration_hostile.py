@@ -43,7 +43,8 @@ def address(endpoint):
 
 
 def next_good_frame_goes_through(daemon, name):
-    before = daemon.stats()["total"]["accepted"]
+    # Null until the catalog was read for the first time (docs/queries.md), which the first tests here may be ahead of.
+    before = wait_until(lambda: daemon.stats()["total"], what="the catalog to be read")["accepted"]
     daemon.push(noise(name))
     wait_until(lambda: daemon.stats()["total"]["accepted"] > before, 10.0, "the next good frame")
 

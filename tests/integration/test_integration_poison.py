@@ -14,16 +14,17 @@ from ingestd.testing.waiting import wait_until
 
 SETTINGS = {"spool": {"min_free_bytes": 0}, "uploader": {"count": 1}}
 
-#: Ends the uploader that encodes this entry the way a bug in a C library would: `call` is a name in `module`.
+#: Ends the uploader that encodes this entry the way a bug in a C library would: `call` is a name in `module`. In the thread
+#: itself: a signal to the process may strike another one, while this one goes on and stores the entry.
 POISON = """
-import os, signal
+import signal, threading
 from ingestd.{package} import {module}
 
 encode = {module}.{call}
 
 def crash(measurement, *args, **kwargs):
     if measurement.task_id == "poison":
-        os.kill(os.getpid(), signal.SIGSEGV)
+        signal.pthread_kill(threading.get_ident(), signal.SIGSEGV)
     return encode(measurement, *args, **kwargs)
 
 {module}.{call} = crash
@@ -77,7 +78,7 @@ def test_a_flipped_byte_sends_that_entry_alone_to_failed(tmp_path):
 
 #: As POISON, but already reading the frame is fatal; only uploaders die of it.
 POISON_AT_READING = """
-import os, signal
+import signal, threading
 from ingestd.formats import frame
 
 if "uploader-0" in open("/proc/self/cmdline").read():
@@ -86,7 +87,7 @@ if "uploader-0" in open("/proc/self/cmdline").read():
     def crash(wire):
         measurement = parse(wire)
         if measurement.task_id == "poison":
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.pthread_kill(threading.get_ident(), signal.SIGSEGV)
         return measurement
 
     frame.parse = crash
