@@ -80,8 +80,9 @@ class WorkSource:
                 claim = self._next(now_s)
                 has_waited = claim is None and now_s < deadline_s
                 self._n_waiting += has_waited
-                leaves_some = claim is not None and self._n_waiting and (self._arrivals or self._backlog)
-            if leaves_some:
+                leaves_some = bool(self._arrivals or self._backlog)
+                calls = claim is not None and leaves_some and self._n_waiting > 0
+            if calls:
                 os.eventfd_write(self._more, 1)
             if not has_waited:
                 return claim

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ingestd.testing.bench import __main__ as bench
 from ingestd.testing.bench import report, results
-from ingestd.testing.bench.groups import Case
+from ingestd.testing.bench.groups import GROUPS, SHORT_GROUPS, Case, Setting
 from ingestd.testing.bench.plot import plot
 from ingestd.testing.bench.results import FIGURES, Figure, Results, Sample
 from ingestd.testing.bench.statistics import quantile, spread
@@ -83,6 +83,21 @@ def test_every_figure_demands_less_than_it_aims_at_and_no_more_than_its_gate():
     for figure in FIGURES:
         assert figure.meets(figure.aim, figure.must), figure.name
         assert figure.gate is None or figure.meets(figure.must, figure.gate), figure.name
+
+
+def test_every_figure_is_of_cases_that_its_group_runs_and_every_gate_of_cases_that_the_short_form_runs():
+    # A case under another name would be a figure without values, which fails nothing.
+    def cases(*, short):
+        setting = Setting(minio=None, null=None, catalog=None, cores=2, short=short)
+        return {name: {case.name for case in group(setting)} for name, group in GROUPS.items()}
+
+    whole, short = cases(short=False), cases(short=True)
+    for figure in FIGURES:
+        wanted = {figure.case, figure.against} - {None}
+        assert wanted <= whole[figure.group], figure.name
+        if figure.gate is not None:
+            assert figure.group in SHORT_GROUPS, figure.name
+            assert wanted <= short[figure.group], figure.name
 
 
 def test_the_document_has_raw_values_medians_and_figures(monkeypatch):

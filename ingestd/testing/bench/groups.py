@@ -12,13 +12,13 @@ from ingestd.testing.bench.frames import FramePlan
 from ingestd.testing.bench.runs import Values, plan_of
 from ingestd.testing.bench.targets import Target
 
-__all__ = ["GROUPS", "QUALITY_RATE", "SHORT_GROUPS", "Case", "Setting"]
+__all__ = ["GROUPS", "SHORT_GROUPS", "Case", "Setting"]
 
 #: Frames before it counts [count]: twenty of each node, more than any buffer or pool takes until it has grown.
 _N_WARM = 140
 
 #: Rate at which the cost of the quality figures is taken [frames/s]: twice what a MinIO on two cores stores.
-QUALITY_RATE = 200
+_QUALITY_RATE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +124,8 @@ def _quality(setting: Setting) -> Iterator[Case]:
     ours = contenders.ours()
     for name, figures in (("given", True), ("computed", False)):
         yield Case(
-            f"{name}, {QUALITY_RATE}/s",
-            setting.throughput(ours, setting.null, 800, figures=figures, rate=QUALITY_RATE),
+            f"{name}, {_QUALITY_RATE}/s",
+            setting.throughput(ours, setting.null, 800, figures=figures, rate=_QUALITY_RATE),
         )
     for name, figures in () if setting.short else (("given", True), ("computed", False)):
         yield Case(name, setting.throughput(ours, setting.null, 800, figures=figures))

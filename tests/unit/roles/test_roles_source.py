@@ -233,7 +233,9 @@ class TestThreads:
             (name,) = frames.accept(1)
             bells[0].send(name.encode())
             wait_until(lambda: name not in os.listdir(layout.new))  # noqa: B023 - asked within the turn
-            time.sleep(0.01)
+            # All of them listen again; the last of it is a call of the kernel that nobody can see.
+            wait_until(lambda: source._n_waiting == 4)
+            time.sleep(0.005)
         stop.set()
         for thread in threads:
             thread.join(10)
