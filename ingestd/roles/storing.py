@@ -14,6 +14,7 @@ from ingestd import faults
 from ingestd.catalog import StoredEntry
 from ingestd.errors import FrameError
 from ingestd.formats import frame as wire
+from ingestd.formats.checksum import Summed
 from ingestd.formats.measurement import Measurement
 from ingestd.roles.context import RoleContext
 from ingestd.roles.status import Phase, Slot
@@ -96,6 +97,7 @@ class Storing:
             figures=settings.uploader.quality,
             sha256=settings.storage.sha256,
             tell=lambda begins: self._phase(Phase.ENCODING if begins else Phase.UPLOADING),
+            frame=Summed(frame, claim.crc32c),
         )
         self._phase(Phase.UPLOADING)
         faults.point("upload.encoded")

@@ -50,9 +50,18 @@ class Claim:
     @property
     def receive_ns(self) -> int:
         """When the frame came in [ns since 1970]."""
+        return self._parsed.receive_ns
+
+    @property
+    def crc32c(self) -> int:
+        """Checksum of the frame when it was accepted."""
+        return self._parsed.crc32c
+
+    @property
+    def _parsed(self) -> EntryName:
         name = EntryName.parse(self.name)
         assert name is not None
-        return name.receive_ns
+        return name
 
     @property
     def is_suspect(self) -> bool:
@@ -66,8 +75,7 @@ class Claim:
 
     def intact(self, frame: bytes) -> bool:
         """Whether the frame is what was accepted (the checksum is in the name)."""
-        name = EntryName.parse(self.name)
-        return name is not None and crc32c(frame) == name.crc32c
+        return EntryName.parse(self.name) is not None and crc32c(frame) == self.crc32c
 
     def release(self, *, retain: bool, spare: bool = False) -> None:
         """The entry is stored: remove it, or keep it in retained/, or leave its file for another entry.

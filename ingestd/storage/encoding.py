@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from ingestd.formats import metadata, npy, quality
+from ingestd.formats.checksum import Summed
 from ingestd.formats.measurement import Measurement
 from ingestd.formats.npy import NpyObject
 from ingestd.formats.quality import Receiver
@@ -22,6 +23,7 @@ def prepare_pair(
     figures: Literal["missing", "none"] = "missing",
     sha256: bool = False,
     tell: Callable[[bool], None] = lambda _begins: None,
+    frame: Summed | None = None,
 ) -> Pair:
     """Make the .npy object of a measurement, and the metadata when it is asked for.
 
@@ -38,8 +40,10 @@ def prepare_pair(
         Whether to add the SHA-256 of the .npy object to the metadata.
     tell
         Told when the figures begin (True) and end (False).
+    frame
+        That the measurement was parsed from, as it was accepted.
     """
-    encoded = npy.encode(measurement)
+    encoded = npy.encode(measurement, frame)
 
     def describe() -> dict[str, Any]:
         tell(True)
