@@ -54,7 +54,7 @@ _COLUMNS = (
     "node", "epoch", "seq", "expected", "samples_count", "size_bytes", "frame_bytes", "etag", "accepted_at_ns",
     "stored_at_ns", "reason", "error", "document",
 )  # fmt: skip
-_INSERT = f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+_INSERT = f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (name) DO NOTHING"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,12 @@ class CatalogWriter(CatalogConnection):
         with self._write() as connection:
             transaction = Transaction(connection)
             yield transaction
-            transaction.write_totals()
+            transaction.write_sums()
 
     def record_accepted(self, batch: AcceptedBatch) -> None:
         """Record a group commit with everything that belongs to it."""
         with self._change() as connection:
+            connection.look_up_ended(entry.name for entry in batch.entries)
             for entry in batch.entries:
                 _accept(connection, entry)
             for ledger in batch.ledgers:
@@ -108,8 +109,9 @@ class CatalogWriter(CatalogConnection):
         """
         duplicates: list[str] = []
         with self._change() as connection:
+            connection.look_up_ended(entry.name for entry in entries)
             for entry in entries:
-                if _has_ended(connection, entry.name):
+                if connection.has_ended(entry.name):
                     duplicates.append(entry.name)
                     continue
                 others = _without_found(connection, entry, _others(connection, entry))
@@ -277,12 +279,15 @@ def _weight(row: Mapping[str, Any] | sqlite3.Row) -> _Weight:
     return _Weight(row["task_id"], row["state"], row["copy"], row["size_bytes"] or 0)
 
 
-def _insert(connection: Transaction, values: Mapping[str, Any]) -> None:
+def _insert(connection: Transaction, values: Mapping[str, Any]) -> bool:
+    """Make a row; False where the entry has one."""
     row = _BLANK | dict(values)
-    connection.execute(_INSERT, tuple(row[column] for column in _COLUMNS))
+    if not connection.execute(_INSERT, tuple([row[column] for column in _COLUMNS])).rowcount:
+        return False
     connection.count("accepted", 1)
     connection.count(_STATE_TOTAL[row["state"]], 1)
     _weigh(connection, row, None, _weight(row))
+    return True
 
 
 def _change(connection: Transaction, row: sqlite3.Row, **changes: Any) -> None:
@@ -303,7 +308,7 @@ def _change(connection: Transaction, row: sqlite3.Row, **changes: Any) -> None:
 
 def _remove(connection: Transaction, row: sqlite3.Row, counter: str) -> None:
     connection.execute("DELETE FROM entries WHERE name = ?", (row["name"],))
-    _remember_end(connection, row["name"])
+    connection.remember_end(row["name"])
     connection.count(_STATE_TOTAL[row["state"]], -1)
     connection.count(counter, 1)
     _weigh(connection, row, _weight(row), None)
@@ -323,55 +328,40 @@ def _weigh(
         before = None
     if before == after or not row["task_id"]:
         return
-    deltas = {"measurements_count": 0, "stored": 0, "pending": 0, "failed": 0, "size_bytes": 0}
+    session = connection.session(row["task_id"])
     for weight, sign in ((before, -1), (after, 1)):
         if weight is None or weight.copy != NO_COPY:
             continue
-        deltas["measurements_count"] += sign
-        # A lost measurement failed, as far as its session is concerned.
-        deltas[{"accepted": "pending", "stored": "stored"}.get(weight.state, "failed")] += sign
-        if weight.state == "stored":
-            deltas["size_bytes"] += sign * weight.size_bytes
+        session.measurements_count += sign
+        if weight.state == "accepted":
+            session.pending += sign
+        elif weight.state == "stored":
+            session.stored += sign
+            session.size_bytes += sign * weight.size_bytes
+        else:
+            # A lost measurement failed, as far as its session is concerned.
+            session.failed += sign
     stamp_ns = None if row["timestamp_ns"] == NO_STAMP_NS else row["timestamp_ns"]
-    connection.execute(
-        "INSERT INTO sessions (task_id, measurements_count, stored, pending, failed, size_bytes, expected,"
-        " first_timestamp_ns, frequency_hz, last_accepted_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (task_id) DO UPDATE SET"
-        " measurements_count = measurements_count + excluded.measurements_count, stored = stored + excluded.stored,"
-        " pending = pending + excluded.pending, failed = failed + excluded.failed,"
-        " size_bytes = size_bytes + excluded.size_bytes,"
-        # max() and min() of SQLite are null where one of their arguments is.
-        " expected = coalesce(max(expected, excluded.expected), expected, excluded.expected),"
-        " first_timestamp_ns = coalesce(min(first_timestamp_ns, excluded.first_timestamp_ns), first_timestamp_ns,"
-        " excluded.first_timestamp_ns),"
-        " frequency_hz = coalesce(frequency_hz, excluded.frequency_hz),"
-        " last_accepted_ns = max(last_accepted_ns, excluded.last_accepted_ns)",
-        (
-            row["task_id"],
-            *deltas.values(),
-            row["expected"],
-            stamp_ns,
-            row["frequency_hz"],
-            row["accepted_at_ns"],
-        ),
-    )
+    session.tell(row["expected"], stamp_ns, row["frequency_hz"], row["accepted_at_ns"])
 
 
 def _accept(connection: Transaction, entry: AcceptedEntry) -> None:
-    row = _row(connection, entry.name)
-    if row is not None:
-        if not row["task_id"]:
-            _change(connection, row, **_values(entry.document))
+    if connection.has_ended(entry.name):
         return
-    if _has_ended(connection, entry.name):
-        return
-    values = _values(entry.document) | {
-        "name": entry.name,
-        "state": "accepted",
-        "frame_bytes": entry.frame_bytes,
-        "accepted_at_ns": entry.accepted_at_ns,
-    }
-    _insert(connection, values)
+    values = _values(entry.document)
+    is_new = _insert(
+        connection,
+        values
+        | {
+            "name": entry.name,
+            "state": "accepted",
+            "frame_bytes": entry.frame_bytes,
+            "accepted_at_ns": entry.accepted_at_ns,
+        },
+    )
+    row = None if is_new else _row(connection, entry.name)
+    if row is not None and not row["task_id"]:
+        _change(connection, row, **values)
 
 
 def _store(connection: Transaction, entry: StoredEntry) -> bool:
@@ -396,19 +386,9 @@ def _store(connection: Transaction, entry: StoredEntry) -> bool:
     else:
         _change(connection, row, **values)
     if values["snr_db"] is not None:
-        _see_snr(connection, values)
+        node = values["node"] or f"websdr:{values['websdr_id']}"
+        connection.see_snr(node, values["websdr_id"], values["snr_db"])
     return True
-
-
-def _see_snr(connection: Transaction, values: Mapping[str, Any]) -> None:
-    """Let a node's row show the newest figure; the registry may have given it another name than the frame."""
-    name = values["node"] or f"websdr:{values['websdr_id']}"
-    if not connection.execute(
-        "UPDATE nodes SET snr_db = ? WHERE node = ?", (values["snr_db"], name)
-    ).rowcount:
-        connection.execute(
-            "UPDATE nodes SET snr_db = ? WHERE websdr_id = ?", (values["snr_db"], values["websdr_id"])
-        )
 
 
 def _others(connection: Transaction, entry: StoredEntry) -> list[sqlite3.Row]:
@@ -449,7 +429,7 @@ def _takes_name(connection: Transaction, entry: StoredEntry, others: Sequence[sq
 
 
 def _end(connection: Transaction, name: str, counter: str) -> None:
-    if _has_ended(connection, name):
+    if connection.has_ended(name):
         return
     row = _row(connection, name)
     if row is not None and row["state"] == "stored":
@@ -457,20 +437,10 @@ def _end(connection: Transaction, name: str, counter: str) -> None:
     if row is not None:
         _remove(connection, row, counter)
     else:
-        _remember_end(connection, name)
+        connection.remember_end(name)
         # The receiver has not recorded it yet: it counts as accepted here, and is skipped there.
         connection.count("accepted", 1)
         connection.count(counter, 1)
-
-
-def _remember_end(connection: Transaction, name: str) -> None:
-    connection.execute(
-        "INSERT OR IGNORE INTO ended VALUES (?, (SELECT coalesce(max(id), 0) + 1 FROM ended))", (name,)
-    )
-
-
-def _has_ended(connection: Transaction, name: str) -> bool:
-    return connection.execute("SELECT 1 FROM ended WHERE name = ?", (name,)).fetchone() is not None
 
 
 def _fail(connection: Transaction, entry: FailedEntry) -> None:
@@ -480,7 +450,7 @@ def _fail(connection: Transaction, entry: FailedEntry) -> None:
         if row["state"] in ("accepted", "lost"):
             _change(connection, row, **changes)
         return
-    if _has_ended(connection, entry.name):
+    if connection.has_ended(entry.name):
         return
     document = entry.document or {"task_id": "", "websdr_id": -1}
     _insert(
