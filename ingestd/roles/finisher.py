@@ -8,9 +8,7 @@ bucket waits for this.
 
 from __future__ import annotations
 
-import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -50,7 +48,12 @@ class Finisher:
 
     def __init__(self, finish: Callable[[Sequence[Finished]], None]) -> None:
         self._finish = finish
-        self._waiting: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting: list[Finished] = []
+        self._ends = False
+        # The thread is woken for the first entry of a batch, and early for one that must not wait: not for every one.
+        self._begun = threading.Event()
+        self._due = threading.Event()
         self._thread = threading.Thread(target=self._run, name="finisher", daemon=True)
 
     def __enter__(self) -> Self:
@@ -60,31 +63,35 @@ class Finisher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._waiting.put(None)
+        with self._lock:
+            self._ends = True
+            self._begun.set()
+            self._due.set()
         self._thread.join(_JOIN_S)
 
     def add(self, finished: Finished) -> None:
         """Hand over a claim whose pair is stored."""
-        self._waiting.put(finished)
+        with self._lock:
+            self._waiting.append(finished)
+            if len(self._waiting) == 1:
+                self._begun.set()
+            if finished.at_once or len(self._waiting) >= BATCH_MAX_COUNT:
+                self._due.set()
 
     def _run(self) -> None:
         goes_on = True
         while goes_on:
-            batch, goes_on = self._batch()
-            if batch:
-                self._finish(batch)
+            waiting, goes_on = self._batch()
+            for start in range(0, len(waiting), BATCH_MAX_COUNT):
+                self._finish(waiting[start : start + BATCH_MAX_COUNT])
 
     def _batch(self) -> tuple[list[Finished], bool]:
         """What came within a moment of the first; whether there may be more."""
-        batch: list[Finished] = []
-        one = self._waiting.get()
-        until_s = time.monotonic() + LINGER_S
-        while one is not None:
-            batch.append(one)
-            if one.at_once or len(batch) >= BATCH_MAX_COUNT:
-                return batch, True
-            try:
-                one = self._waiting.get(timeout=max(0.0, until_s - time.monotonic()))
-            except queue.Empty:
-                return batch, True
-        return batch, False
+        self._begun.wait()
+        self._due.wait(LINGER_S)
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            if not self._ends:
+                self._begun.clear()
+                self._due.clear()
+            return waiting, not self._ends
