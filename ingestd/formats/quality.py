@@ -35,6 +35,9 @@ _BURST_BLOCK = 64
 #: Samples squared at once: a whole number of burst blocks, and the squares stay in the second-level cache.
 _CHUNK = 512 * _BURST_BLOCK
 
+#: Row in which samples are summed [samples]: at most 64 of them are added up in single precision.
+_ROW = 512
+
 #: Powers of a largest sample between which squares are summed in float32 as they are; other samples are scaled by a power
 #: of two before.
 _SAFE_POWER = (2.0**-40, 2.0**40)
@@ -281,24 +284,32 @@ def _signal(samples: Samples, exponent: int) -> _Signal | None:
     for part in _parts(samples):
         square = np.square(part.view(np.float32), out=squares[: 2 * len(part)])
         power = np.add(square[0::2], square[1::2], out=powers[: len(part)])
-        highest = float(power.max())
+        highest = float(np.maximum.reduce(power))
         if not highest <= _SAFE_POWER[1]:
             return None
         peak = max(peak, highest)
-        sums += complex(part.sum())
+        sums += _sum(part)
         n_whole = len(power) - len(power) % _BURST_BLOCK
         # einsum adds up the short rows of blocks in a third of the time of sum.
         blocks = np.einsum("ij->i", power[:n_whole].reshape(-1, _BURST_BLOCK))
-        total += float(blocks.sum(dtype=np.float64))
+        total += float(np.add.reduce(blocks, dtype=np.float64))
         if n_whole < len(power):
-            total += float(power[n_whole:].sum(dtype=np.float64))
-        burst = max(burst, float(blocks.max(initial=0.0)))
+            total += float(np.add.reduce(power[n_whole:], dtype=np.float64))
+        burst = max(burst, float(np.maximum.reduce(blocks, initial=0.0)))
     if peak < _SAFE_POWER[0]:
         return None
     n_samples = len(samples)
     return _Signal(
         samples, exponent, total / n_samples, peak, burst / _BURST_BLOCK, abs(sums / n_samples) ** 2
     )
+
+
+def _sum(part: npt.NDArray[np.complex64]) -> complex:
+    """Sum of the samples: rows are added to rows first, which takes a third of the time of pair by pair."""
+    n_whole = len(part) - len(part) % _ROW
+    rows = np.add.reduce(part[:n_whole].view(np.float32).reshape(-1, 2 * _ROW), axis=0)
+    rest = np.add.reduce(part[n_whole:], dtype=np.complex128)
+    return complex(np.add.reduce(rows.view(np.complex64), dtype=np.complex128) + rest)
 
 
 def _clipped_count(measurement: Measurement, samples: Samples, peak: float) -> int:
