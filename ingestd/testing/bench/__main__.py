@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import shutil
@@ -34,6 +35,15 @@ _AGAIN_ROUNDS = 3
 
 #: A short run takes no longer, the tables included [s]: on a slow machine it has fewer rounds.
 _SHORT_S = 165.0
+
+#: Directories of cases begin with this.
+_CASE = "case-"
+
+#: Free space that a case may need [bytes]: with less, what earlier ones left is removed before it.
+_ROOM_BYTES = 4 * 2**30
+
+#: Pause after files were removed [s]: for so long ext4 without a journal looks through them for every new file.
+_FORGET_S = 60.0
 
 #: Groups in which the ceiling takes part.
 _WITH_CEILING = {"minio", "latency", "burst"}
@@ -69,7 +79,7 @@ def _best_level(setting: Setting, directory: str, console: Console) -> tuple[int
     """Processes and threads with which the ceiling is highest here and now."""
     rates: dict[tuple[int, int], float] = {}
     for level in CEILING_LEVELS:
-        where = tempfile.mkdtemp(dir=directory)
+        where = tempfile.mkdtemp(prefix=_CASE, dir=directory)
         values = throughput(ceiling(*level), setting.minio, plan_of(), where, n_warm=28, n_frames=200)
         rates[level] = values["frames_per_s"]
     said = ", ".join(f"{p}x{t}: {written(rate)}" for (p, t), rate in rates.items())
@@ -98,11 +108,27 @@ def _run(
                 shift = number % len(cases)
                 for case in cases[shift:] + cases[:shift]:
                     progress.update(bar, description=f"{name}: {case.name}")
+                    if shutil.disk_usage(directory).free < _ROOM_BYTES:
+                        _make_room(setting, directory, console)
                     one = _sample(name, case, number, directory)
-                    setting.minio.clear()
                     results.samples.append(one)
                     _say(console, one)
                     progress.advance(bar)
+            if not given.short and number + 1 < first + given.rounds:
+                _make_room(setting, directory, console)
+
+
+def _make_room(setting: Setting, directory: str, console: Console) -> None:
+    """Remove what cases left, and wait until the file system is as it was.
+
+    Not after every case: who comes next would pay for what it did not write.
+    """
+    console.print(f"removing what was written, and waiting {_FORGET_S:g} s", highlight=False)
+    setting.minio.clear()
+    for path in glob.glob(os.path.join(directory, f"{_CASE}*")):
+        shutil.rmtree(path, ignore_errors=True)
+    os.sync()
+    time.sleep(_FORGET_S)
 
 
 def _failed(results: Results) -> list[Figure]:
@@ -127,13 +153,14 @@ def _has_time(elapsed_s: float, n_rounds: int) -> bool:
 
 
 def _sample(group: str, case: Case, number: int, directory: str) -> Sample:
-    where = tempfile.mkdtemp(dir=directory)
+    where = tempfile.mkdtemp(prefix=_CASE, dir=directory)
+    # Nobody begins while the disk still writes what the one before has left.
+    os.sync()
     try:
         values = case.run(where)
     except (IngestdError, OSError) as error:
         # One contender that fails is a result; the others are measured all the same.
         return Sample(group, case.name, number, {}, f"{type(error).__name__}: {error}")
-    shutil.rmtree(where, ignore_errors=True)
     return Sample(group, case.name, number, values)
 
 

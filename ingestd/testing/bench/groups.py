@@ -167,7 +167,7 @@ def _down(setting: Setting) -> Iterator[Case]:
 
 
 def _axes(setting: Setting) -> Iterator[Case]:
-    """One axis at a time from 1 MB, 7 nodes and the default number of uploaders."""
+    """One axis at a time from 1 MB, 7 nodes and two uploaders."""
     for label, n_samples, n_frames in (
         ("0.1 MB", 12_500, 800), ("1 MB", 125_000, 400), ("8 MB", 1_000_000, 84), ("32 MB", 4_000_000, 28),
     ):  # fmt: skip
@@ -179,9 +179,9 @@ def _axes(setting: Setting) -> Iterator[Case]:
 
 
 def _axis_run(
-    setting: Setting, n_frames: int, *, n_samples: int = 125_000, nodes: int = 7, uploaders: int | None = None
+    setting: Setting, n_frames: int, *, n_samples: int = 125_000, nodes: int = 7, uploaders: int = 2
 ) -> Callable[[str], Values]:
-    contender = contenders.ours() if uploaders is None else contenders.ours(uploader={"count": uploaders})
+    contender = contenders.ours(uploader={"count": uploaders})
     # Every node sends a few times before it counts.
     n_warm = max(2 * nodes, min(70, n_frames // 4))
     return lambda directory: runs.throughput(
