@@ -95,6 +95,8 @@ class Transaction:
 
     def see_snr(self, node: str, websdr_id: int, snr_db: float) -> None:
         """Let a node's row show this figure, unless a later one comes."""
+        # Last in the order of writing: two names of one receiver are one row.
+        self._sums.snr_db.pop((node, websdr_id), None)
         self._sums.snr_db[node, websdr_id] = snr_db
 
     def look_up_ended(self, names: Iterable[str]) -> None:

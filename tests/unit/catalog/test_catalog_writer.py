@@ -1,5 +1,7 @@
 """What the catalog records: the books balance whatever comes first, and states only move forward."""
 
+import contextlib
+import sqlite3
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -314,3 +316,60 @@ class TestNodesAndRejections:
         assert catalog.boot() != boot
         assert catalog.confirm("n", 0)["accepted_upto"] == 0
         assert catalog.confirm("n", 3)["accepted_upto"] == 5
+
+
+class TestBatches:
+    """What a batch changes in sessions and nodes is the same as one entry after the other."""
+
+    RECEIVERS = (
+        {
+            "websdr_id": 1,
+            "node": "a",
+            "expected": None,
+            "timestamp_ns": NOW_NS + 7,
+            "metrics": {"snr_db": 1.0},
+        },
+        {"websdr_id": 2, "node": "b", "expected": 9, "timestamp_ns": NOW_NS + 3, "metrics": {"snr_db": 2.0}},
+        {"websdr_id": 3, "node": "c", "expected": 4, "timestamp_ns": NOW_NS + 5, "metrics": {}},
+        {"websdr_id": 4, "node": "a", "expected": 4, "timestamp_ns": NOW_NS + 9, "metrics": {"snr_db": 3.0}},
+    )
+    NODES = (NodeSeen("a", 1), NodeSeen("b", 2), NodeSeen("c", 3))
+
+    def tables(self, path, size):
+        assert create(path)
+        measurements = [replace(noise(task), **given) for task in ("s", "t") for given in self.RECEIVERS]
+        numbers = range(len(measurements))
+        with Catalog.open(path, bucket="b") as opened:
+            opened.record_accepted(AcceptedBatch(nodes=self.NODES))
+            opened.record_duplicate(name_of(6))
+            for write, made in (
+                (lambda batch: opened.record_accepted(AcceptedBatch(entries=batch)), accepted),
+                (opened.record_stored, stored),
+            ):
+                batch = [made(number, measurements[number]) for number in numbers]
+                for start in range(0, len(batch), size):
+                    write(batch[start : start + size])
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            return {
+                name: sorted(connection.execute(f"SELECT * FROM {name}").fetchall())
+                for name in ("sessions", "nodes", "totals", "ended")
+            }
+
+    def test_of_any_size_leave_the_same_books(self, tmp_path):
+        one_by_one = self.tables(str(tmp_path / "one"), 1)
+        assert [row[:4] for row in one_by_one["sessions"]] == [("s", 4, 4, 0), ("t", 3, 3, 0)]
+        for size in (2, 3, 8):
+            assert self.tables(str(tmp_path / str(size)), size) == one_by_one
+
+    def test_of_two_names_of_one_receiver_the_last_figure_is_shown(self, tmp_path):
+        path = str(tmp_path / "catalog")
+        assert create(path)
+        entries = [
+            stored(i, replace(noise(f"t{i}"), websdr_id=5, node=node, metrics={"snr_db": float(i)}))
+            for i, node in enumerate(("old", "new", "old"))
+        ]
+        with Catalog.open(path, bucket="b") as opened:
+            opened.record_accepted(AcceptedBatch(nodes=[NodeSeen("registered", 5)]))
+            opened.record_stored(entries)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("SELECT snr_db FROM nodes").fetchall() == [(2.0,)]
