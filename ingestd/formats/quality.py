@@ -305,7 +305,7 @@ def _signal(samples: Samples, exponent: int) -> _Signal | None:
 
 
 def _sum(part: npt.NDArray[np.complex64]) -> complex:
-    """Sum of the samples: rows are added to rows first, which takes a third of the time of pair by pair."""
+    """Sum of the samples: rows are added to rows first, which is quicker than pair by pair."""
     n_whole = len(part) - len(part) % _ROW
     rows = np.add.reduce(part[:n_whole].view(np.float32).reshape(-1, 2 * _ROW), axis=0)
     rest = np.add.reduce(part[n_whole:], dtype=np.complex128)

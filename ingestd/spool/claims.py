@@ -75,7 +75,8 @@ class Claim:
 
     def intact(self, frame: bytes) -> bool:
         """Whether the frame is what was accepted (the checksum is in the name)."""
-        return EntryName.parse(self.name) is not None and crc32c(frame) == self.crc32c
+        name = EntryName.parse(self.name)
+        return name is not None and crc32c(frame) == name.crc32c
 
     def release(self, *, retain: bool, spare: bool = False) -> None:
         """The entry is stored: remove it, or keep it in retained/, or leave its file for another entry.
